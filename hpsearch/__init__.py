@@ -1,0 +1,3 @@
+"""hpsearch: hyperparameter search for compact transformer language models."""
+
+__version__ = "0.1.0"

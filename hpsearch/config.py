@@ -1,0 +1,462 @@
+"""Every hyperparameter, once: name, type, default, bounds, aliases and what it does.
+
+`TrialConfig` is one concrete training run. The check of a search space, its JSON Schema, `hpsearch params`, the reference
+table and the columns of every result come from its fields; nothing else states a default or a bound. The source document is
+the Chinese list of language-model hyperparameters that the table of the documentation is made from.
+
+Adding a hyperparameter is one field here plus its use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from hpsearch.errors import ConfigError, did_you_mean
+
+Architecture = Literal["decoder", "encoder", "encoder_decoder"]
+Position = Literal["learned", "rotary", "sinusoidal"]
+Activation = Literal["gelu", "relu", "silu", "relu2", "swiglu", "geglu"]
+Norm = Literal["layernorm", "rmsnorm"]
+OptimizerName = Literal["adamw", "adam", "sgd", "muon", "adafactor", "lion"]
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+TokenizerKind = Literal["bytes", "chars", "bpe"]
+
+
+def _whole(value: Any) -> Any:
+    """2000.0 and 2e3 are the whole number 2000 (YAML writes them as floats); true is no number."""
+    if isinstance(value, bool):
+        raise ValueError("a whole number is needed, not true or false")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _real(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
+
+FIXED = "every trial of a study must have the same"
+"""Why most of the settings that are not searched are not."""
+
+
+def hp(
+    default: Any,
+    doc: str,
+    *,
+    section: str,
+    derived: str | None = None,
+    aliases: tuple[str, ...] = (),
+    unit: str = "",
+    fixed: str = "",
+    needs: Mapping[str, tuple[str, ...]] | None = None,
+    documented: tuple[float, float] | None = None,
+    **bounds: Any,
+) -> Any:
+    """One hyperparameter.
+
+    derived: the other hyperparameter whose value is the default, or "budget" where the study's budget decides.
+    fixed: why a range is refused; empty where it may be searched. needs: the hyperparameter and its values under which this
+    one does anything; giving it elsewhere is an error. documented: the range that the source document names.
+    bounds: ge, gt, le, lt, in the hyperparameter's own unit.
+    """
+    return Field(
+        default,
+        description=doc,
+        json_schema_extra={
+            "section": section,
+            "derived": derived,
+            "aliases": list(aliases),
+            "unit": unit,
+            "fixed": fixed,
+            "needs": {name: list(values) for name, values in (needs or {}).items()},
+            "documented": list(documented) if documented else None,
+        },
+        **bounds,
+    )
+
+
+arch = functools.partial(hp, section="architecture")
+training = functools.partial(hp, section="training")
+regular = functools.partial(hp, section="regularisation")
+generation = functools.partial(hp, section="generation")
+
+_SEQ2SEQ = {"architecture": ("encoder_decoder",)}
+_ENCODER = {"architecture": ("encoder",)}
+
+
+class TrialConfig(BaseModel):
+    """One training run, every value concrete. Build it with `TrialConfig.build`, which fills the derived defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Architecture
+    architecture: Architecture = arch(
+        "decoder",
+        "decoder: causal language model; encoder: masked language model; encoder_decoder: denoising sequence-to-sequence",
+    )
+    num_layers: Int = arch(
+        6,
+        "blocks in the stack; in encoder_decoder the default of both stacks",
+        aliases=("num_hidden_layers", "num_blocks"),
+        ge=1,
+    )
+    num_encoder_layers: Int = arch(6, "blocks of the encoder of encoder_decoder", derived="num_layers", needs=_SEQ2SEQ, ge=1)
+    num_decoder_layers: Int = arch(6, "blocks of the decoder of encoder_decoder", derived="num_layers", needs=_SEQ2SEQ, ge=1)
+    d_model: Int = arch(512, "residual width", aliases=("hidden_size",), ge=1)
+    d_ff: Int = arch(2048, "feed-forward width", aliases=("intermediate_size",), ge=1)
+    num_heads: Int = arch(8, "query heads; divides d_model", aliases=("num_attention_heads",), ge=1)
+    num_groups: Int = arch(
+        8,
+        "grouped-query attention: key/value heads shared by the query heads; divides num_heads",
+        derived="num_heads",
+        aliases=("num_key_value_heads",),
+        ge=1,
+    )
+    embedding_dim: Int = arch(
+        512,
+        "width of the token embedding; when it differs from d_model a projection follows it",
+        derived="d_model",
+        aliases=("input_embedding_dim", "embedding_size"),
+        ge=1,
+    )
+    vocab_size: Int = arch(
+        30522,
+        "size of the tokenizer's vocabulary: a BPE tokenizer is trained at that size; "
+        "for characters or bytes it follows from the text",
+        unit="tokens",
+        ge=2,
+    )
+    type_vocab_size: Int = arch(2, "segment (token type) embeddings, for sentence pairs", needs=_ENCODER, ge=1)
+    context_length: Int = arch(128, "tokens per training sequence", aliases=("max_seq_length",), unit="tokens", ge=2)
+    max_position_embeddings: Int = arch(
+        512,
+        "rows of the learned position table (of the decoder too); at least context_length",
+        aliases=("decoder_max_position_embeddings",),
+        unit="tokens",
+        ge=1,
+    )
+    position: Position = arch("learned", "how a token's place is told to the model")
+    hidden_act: Activation = arch("gelu", "activation of the feed-forward layers; swiglu and geglu are gated")
+    norm: Norm = arch("layernorm", "normalisation before each sub-layer")
+    layer_norm_epsilon: Real = arch(1e-12, "the normalisation's epsilon", ge=0)
+    initializer_range: Real = arch(0.02, "standard deviation of the initial weights", gt=0)
+    initializer_factor: Real = arch(1.0, "scale on every initial weight", gt=0)
+    tie_embeddings: bool = arch(True, "the output projection shares the token embedding")
+
+    # Training
+    learning_rate: Real = training(1e-4, "peak step size", documented=(1e-7, 1e-3), gt=0)
+    batch_size: Int = training(
+        12,
+        "sequences per optimizer step (in micro-batches when memory is short, with the same result)",
+        unit="sequences",
+        ge=1,
+    )
+    max_iters: Int = training(
+        1, "optimizer steps", derived="budget", aliases=("training_steps", "max_steps"), unit="steps", ge=1
+    )
+    num_epochs: Real | None = training(None, "passes over the training text; an alternative to max_iters", unit="passes", gt=0)
+    optimizer: OptimizerName = training("adamw", "the update rule")
+    beta1: Real = training(
+        0.9,
+        "decay of the first moment",
+        needs={"optimizer": ("adamw", "adam", "lion", "muon")},
+        ge=0,
+        lt=1,
+    )
+    beta2: Real = training(
+        0.999,
+        "decay of the second moment",
+        needs={"optimizer": ("adamw", "adam", "lion", "muon")},
+        ge=0,
+        lt=1,
+    )
+    adam_epsilon: Real = training(
+        1e-8, "added to the denominator of Adam's step", needs={"optimizer": ("adamw", "adam", "muon")}, gt=0
+    )
+    momentum: Real = training(0.9, "momentum of sgd and muon", needs={"optimizer": ("sgd", "muon")}, ge=0, lt=1)
+    ce_loss_weight: Real = training(1.0, "weight of the token cross-entropy", ge=0)
+    attention_loss_weight: Real = training(0.0, "weight of an attention-entropy penalty (keeps heads from collapsing)", ge=0)
+    z_loss_weight: Real = training(0.0, "weight of the squared log-partition penalty", ge=0)
+    sentence_loss_weight: Real = training(
+        0.0, "weight of the sentence-order head, the reason for type_vocab_size", needs=_ENCODER, ge=0
+    )
+    warmup_steps: Int = training(0, "linear ramp of the learning rate", unit="steps", ge=0)
+    lr_schedule: Schedule = training("cosine", "shape of the decay; wsd is warm-up, stable, decay")
+    lr_decay_iters: Int = training(1, "step at which the decay ends", derived="max_iters", unit="steps", ge=1)
+    lr_decay_ratio: Real = training(0.1, "final learning rate / peak", ge=0, le=1)
+    eval_interval: Int = training(
+        1,
+        "steps between evaluations, each a pruning point; the last one is at max_iters",
+        derived="budget",
+        unit="steps",
+        fixed="the rungs of all trials must be the same fractions of the budget",
+        ge=1,
+    )
+    eval_iters: Int = training(20, "batches per evaluation", unit="batches", fixed=f"{FIXED} held-out batches", ge=1)
+    save_interval: Int = training(
+        1,
+        "steps between checkpoints",
+        derived="eval_interval",
+        unit="steps",
+        fixed="it does not change what is learned",
+        ge=1,
+    )
+    max_save_num: Int = training(
+        2, "checkpoints kept per trial; the best is kept too", fixed="it does not change what is learned", ge=1
+    )
+    save_dir: str | None = training(
+        None, "where checkpoints go; the trial's folder when empty", fixed="it does not change what is learned"
+    )
+    log_interval: Int = training(
+        10, "steps between training log lines", unit="steps", fixed="it does not change what is learned", ge=1
+    )
+    log_file: str | None = training(
+        None,
+        "structured log, one JSON object a line; in the trial's folder when empty",
+        fixed="it does not change what is learned",
+    )
+    log_file_level: LogLevel = training("info", "least level written to the log", fixed="it does not change what is learned")
+    seed: Int = training(
+        0, "seed of everything random in a trial", fixed="a lucky seed is not a better configuration", ge=0, lt=2**63
+    )
+
+    # Regularisation
+    dropout: Real = regular(
+        0.1,
+        "the default of the two below, and the embedding dropout",
+        aliases=("dropout_rate",),
+        ge=0,
+        lt=1,
+    )
+    hidden_dropout_prob: Real = regular(0.1, "dropout on each sub-layer's output", derived="dropout", ge=0, lt=1)
+    attention_probs_dropout_prob: Real = regular(0.1, "dropout on the attention probabilities", derived="dropout", ge=0, lt=1)
+    weight_decay: Real = regular(0.01, "decoupled decay of matrices only (not biases, norms); L2 for sgd and adam", ge=0)
+    grad_clip: Real = regular(
+        1.0,
+        "global gradient-norm clip; 0 turns it off",
+        aliases=("gradient_clipping_threshold", "max_grad_norm"),
+        ge=0,
+    )
+
+    # Generation
+    temperature: Real = generation(1.0, "softmax temperature while sampling; 0 is greedy", ge=0)
+    top_k: Int | None = generation(None, "sample among the k likeliest tokens; off when empty", unit="tokens", ge=1)
+    top_p: Real | None = generation(
+        None, "sample among the likeliest tokens that hold this probability; off when empty", gt=0, le=1
+    )
+    num_samples: Int = generation(1, "texts sampled per prompt", fixed="it does not change what is learned", ge=1)
+    max_new_tokens: Int = generation(
+        200,
+        "longest text sampled",
+        aliases=("max_generation_length",),
+        unit="tokens",
+        fixed="it does not change what is learned",
+        ge=1,
+    )
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any]) -> TrialConfig:
+        """The concrete config of `settings`, in which only what differs from the defaults need stand.
+
+        A value of None means "not given". Raises ConfigError, which names the hyperparameter, for an unknown name, two
+        aliases that disagree, a value out of bounds, a setting that does nothing beside the others, and shapes that no
+        model can have.
+        """
+        given = canonical(settings)
+        for name, value in given.items():
+            idle = idle_reason(name, given)
+            if idle:
+                raise ConfigError(name, f"{name}: {value!r} does nothing: {idle}")
+        values = dict(given)
+        for name, info in HYPERPARAMETERS.items():
+            if name in values:
+                continue
+            if info.derived == "budget":
+                # A config without a budget (`hpsearch train`) needs max_iters; evaluations then come ten times.
+                if name == "max_iters":
+                    raise ConfigError(name, "max_iters is missing: give the number of optimizer steps")
+                if isinstance(values["max_iters"], int | float):
+                    values[name] = max(1, int(values["max_iters"]) // 10)
+            elif info.derived:
+                values[name] = values.get(info.derived, HYPERPARAMETERS[info.derived].default)
+        try:
+            config = cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            raise ConfigError(name, f"{name}: {_plain(first['msg'])}, got {first['input']!r}") from None
+        config._check_shapes()
+        return config
+
+    def _check_shapes(self) -> None:
+        if self.d_model % self.num_heads:
+            raise ConfigError("num_heads", f"d_model ({self.d_model}) must be a multiple of num_heads ({self.num_heads})")
+        if self.num_heads % self.num_groups:
+            raise ConfigError(
+                "num_groups", f"num_heads ({self.num_heads}) must be a multiple of num_groups ({self.num_groups})"
+            )
+        if self.position == "rotary" and (self.d_model // self.num_heads) % 2:
+            raise ConfigError(
+                "num_heads",
+                f"rotary positions need an even width per head; d_model / num_heads is {self.d_model // self.num_heads}",
+            )
+        if self.position == "learned" and self.max_position_embeddings < self.context_length:
+            raise ConfigError(
+                "max_position_embeddings",
+                f"max_position_embeddings ({self.max_position_embeddings}) must be at least "
+                f"context_length ({self.context_length}) with learned positions",
+            )
+
+    def concrete(self) -> dict[str, Any]:
+        """Every hyperparameter and its value; None where it does nothing in this config or is off."""
+        values = self.model_dump()
+        return {name: None if idle_reason(name, values) else value for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameter:
+    """What `TrialConfig` says of one of its fields."""
+
+    name: str
+    section: str
+    doc: str
+    kind: Literal["int", "float", "bool", "str", "choice"]
+    default: Any
+    derived: str | None
+    optional: bool
+    choices: tuple[str, ...]
+    low: float | None
+    """Smallest value; excluded where `low_open`."""
+    low_open: bool
+    high: float | None
+    high_open: bool
+    aliases: tuple[str, ...]
+    unit: str
+    fixed: str
+    """Why a range is refused; empty where it may be searched."""
+    needs: dict[str, tuple[str, ...]]
+    documented: tuple[float, float] | None
+
+    @property
+    def default_text(self) -> str:
+        """The default as the reference table shows it: `0.1`, `= d_model`, `from the budget`, `off`."""
+        if self.derived:
+            return "from the budget" if self.derived == "budget" else f"= {self.derived}"
+        if self.default is None:
+            return "off"
+        return str(self.default).lower() if isinstance(self.default, bool) else f"{self.default}"
+
+
+def _describe(name: str, field: FieldInfo) -> Hyperparameter:
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)
+    annotation: Any = field.annotation
+    optional = type(None) in get_args(annotation)
+    if optional:
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+    kinds: dict[Any, Any] = {int: "int", float: "float", bool: "bool", str: "str"}
+    limits = {type(part).__name__.lower(): part for part in field.metadata}
+
+    def limit(which: str) -> float | None:
+        found = limits.get(which)
+        return None if found is None else float(getattr(found, which))
+
+    low_open, high_open = "gt" in limits, "lt" in limits
+    return Hyperparameter(
+        name=name,
+        section=str(extra["section"]),
+        doc=field.description or "",
+        kind="choice" if choices else kinds[annotation],
+        default=field.default,
+        derived=extra["derived"],  # type: ignore[arg-type]
+        optional=optional,
+        choices=choices,
+        low=limit("gt") if low_open else limit("ge"),
+        low_open=low_open,
+        high=limit("lt") if high_open else limit("le"),
+        high_open=high_open,
+        aliases=tuple(extra["aliases"]),  # type: ignore[arg-type]
+        unit=str(extra["unit"]),
+        fixed=str(extra["fixed"]),
+        needs={key: tuple(values) for key, values in extra["needs"].items()},  # type: ignore[union-attr, arg-type]
+        documented=tuple(extra["documented"]) if extra["documented"] else None,  # type: ignore[arg-type]
+    )
+
+
+HYPERPARAMETERS: dict[str, Hyperparameter] = {name: _describe(name, field) for name, field in TrialConfig.model_fields.items()}
+"""Every hyperparameter by its canonical name, in the order of the document."""
+
+ALIASES: dict[str, str] = {alias: name for name, info in HYPERPARAMETERS.items() for alias in info.aliases}
+"""The other names that the document uses, and ours."""
+
+
+def canonical_name(name: str) -> str:
+    """Our name of a hyperparameter or of one of its aliases. Raises ConfigError with the nearest match."""
+    if name in HYPERPARAMETERS:
+        return name
+    if name in ALIASES:
+        return ALIASES[name]
+    raise ConfigError(name, f"unknown hyperparameter '{name}'{did_you_mean(name, [*HYPERPARAMETERS, *ALIASES])}")
+
+
+def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` under canonical names, without those that are None. Two names of one thing must agree."""
+    values: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
+    for written, value in settings.items():
+        if value is None:
+            continue
+        name = canonical_name(written)
+        if name in values and values[name] != value:
+            raise ConfigError(
+                name,
+                f"'{spelled[name]}: {values[name]}' and '{written}: {value}' are two names of {name} and disagree; keep one",
+            )
+        values[name], spelled[name] = value, written
+    return values
+
+
+def idle_reason(name: str, values: Mapping[str, Any]) -> str:
+    """Why hyperparameter `name` does nothing beside `values` (canonical names), or an empty string when it does."""
+    for key, needed in HYPERPARAMETERS[name].needs.items():
+        value = values.get(key, HYPERPARAMETERS[key].default)
+        if value not in needed:
+            return f"{key} {value} has no such setting; it belongs to {' and '.join(needed)}"
+    return ""
+
+
+def _plain(message: str) -> str:
+    """pydantic's sentence in the middle of ours."""
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    return message[:1].lower() + message[1:]
+
+
+class DataConfig(BaseModel):
+    """The text that a study trains on, and how it becomes tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str | tuple[str, ...] | dict[str, float] = Field(
+        "pydoc",
+        description="`pydoc` or `stdlib` (texts inside every Python), `hf:NAME` (with the extra `hf`), a file, a folder, "
+        "a list of those, or a mapping of those to their sampling weights",
+    )
+    tokenizer: TokenizerKind = Field("bytes", description="bytes, chars, or bpe (trained at vocab_size)")
+    validation: float | str = Field(
+        0.1, description="share of the text's end that is held out (above 0, below 1), or a file of held-out text"
+    )

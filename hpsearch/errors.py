@@ -1,0 +1,81 @@
+"""The exceptions that people see; each class knows the exit code of the command that raised it.
+
+The codes are those of the documented interface. Anything that is not an `HpsearchError` is a bug: exit code 1, a traceback
+in the log and one line on the terminal that says where.
+
+HpsearchError
+├── BadInput (2)             what the user gave cannot be used; nothing was changed
+│   ├── SpaceError           … in a search-space file, with file:line:column
+│   ├── ConfigError          … in one trial's hyperparameters, with the name
+│   └── DataError            … in the text to train on
+├── StudyGone (3)            deleted while it ran
+├── StudyOwned (3)           another coordinator works on it
+├── StorageUnreachable (4)   the database or the cluster does not answer
+├── NoTrialSucceeded (5)     finished, with nothing to show
+└── StoppedForNow (75)       a reason that passes (disk full): run the same command again
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HpsearchError(Exception):
+    """Base of every error that is shown to users as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class BadInput(HpsearchError):
+    exit_code = 2
+
+
+class SpaceError(BadInput):
+    """A search space that cannot be used. The text starts with `file:line:column: `."""
+
+    def __init__(self, message: str, *, path: str = "<space>", line: int = 1, column: int = 1) -> None:
+        self.message, self.path, self.line, self.column = message, path, line, column
+        super().__init__(f"{path}:{line}:{column}: {message}")
+
+
+class ConfigError(BadInput):
+    """Hyperparameters that no model can have. `name` is the hyperparameter to mend."""
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(message)
+
+
+class DataError(BadInput):
+    """A text that cannot be trained on."""
+
+
+class StudyGone(HpsearchError):
+    exit_code = 3
+
+
+class StudyOwned(HpsearchError):
+    exit_code = 3
+
+
+class StorageUnreachable(HpsearchError):
+    exit_code = 4
+
+
+class NoTrialSucceeded(HpsearchError):
+    exit_code = 5
+
+
+class StoppedForNow(HpsearchError):
+    exit_code = 75
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: the study is resumable."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest of `known`, or an empty string when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
