@@ -1,0 +1,91 @@
+"""The command line. Each module beside declares verbs; together with console.py they alone write to the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from typer.exceptions import TyperException
+
+from hpsearch import __version__
+from hpsearch.errors import INTERRUPTED, HpsearchError
+
+app = typer.Typer(
+    name="hpsearch",
+    help="Hyperparameter search for compact transformer language models.",
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Hyperparameter search for compact transformer language models."""
+    if version:
+        print(f"hpsearch {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> None:
+    """Run one verb; the exit codes are those of `hpsearch.errors`."""
+    from hpsearch.cli import run, look, take, serve, spaces, manage  # noqa: F401, I001 - each declares its verbs, in this order
+
+    # Optuna calls what it has had for years experimental; nothing that a user could do about it.
+    warnings.filterwarnings("ignore", message=".*experimental")
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = INTERRUPTED
+    except TyperException as error:
+        code = 2
+        _complain(_usage(error))
+    except HpsearchError as error:
+        code = error.exit_code
+        _complain(str(error))
+    except BrokenPipeError:
+        # The reader (`hpsearch trials | head`) has seen enough; Python must not complain again while it closes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        code = 1
+        log = _write_traceback()
+        _complain(f"unexpected error, a bug: {type(error).__name__}: {_first_line(error)}; the traceback is in {log}")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> None:
+    print(f"hpsearch: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _usage(error: TyperException) -> str:
+    """What is wrong with the words of a command; of a value, the value too."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if isinstance(error.__cause__, ValidationError):
+        message = message.replace("Input", repr(error.__cause__.errors()[0]["input"]), 1)
+    return f"{message}; see `hpsearch --help`"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _write_traceback() -> Path:
+    handle, name = tempfile.mkstemp(prefix="hpsearch-error-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as log:
+        log.write(traceback.format_exc())
+    return Path(name)

@@ -1,0 +1,230 @@
+"""Verbs that read: studies, status, trials, show."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpsearch.cli import app
+from hpsearch.cli.options import (
+    STUDIES_DIR,
+    JsonOption,
+    StorageOption,
+    StudiesDirOption,
+    StudyOption,
+    open_for_reading,
+    open_store,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from hpsearch.report.view import StudyView
+    from hpsearch.storage.records import TrialRecord
+
+
+def load_view(storage: str | None, studies_dir: Path, study: str | None, *, curves: bool = True) -> StudyView:
+    from hpsearch.report.view import StudyView
+
+    store, record = open_for_reading(storage, studies_dir, study)
+    return StudyView.load(store, record, curves=curves)
+
+
+@app.command()
+def studies(storage: StorageOption = None, studies_dir: StudiesDirOption = STUDIES_DIR, as_json: JsonOption = False) -> None:
+    """List the studies of a storage."""
+    from hpsearch.report.view import StudyView, short, status_dict
+
+    store = open_store(storage, studies_dir)
+    views = [StudyView.load(store, record, curves=False) for record in store.studies()]
+    if as_json:
+        print_json([status_dict(view) for view in views])
+        return
+    rows = [
+        [
+            view.study.name,
+            f"{sum(trial.state.ended for trial in view.trials)}/{view.study.trials_target}",
+            view.study.objectives[0],
+            short(view.best.value) if view.best else "-",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(view.study.created_at)),
+        ]
+        for view in views
+    ]
+    print_table(["study", "trials", "objective", "best", "created"], rows)
+
+
+@app.command()
+def status(
+    study: StudyOption = None,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """How a study stands: counts, the best so far and its config."""
+    from hpsearch.console import described, duration
+    from hpsearch.report.view import StudyView, status_dict
+
+    store, record = open_for_reading(storage, studies_dir, study)
+    view = StudyView.load(store, record, curves=False)
+    owner = store.owner(record.id)
+    if as_json:
+        running_in = {"host": owner.host, "pid": owner.pid} if owner else None
+        print_json(status_dict(view) | {"owner": running_in})
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in view.counts.items() if count)
+    ended = sum(trial.state.ended for trial in view.trials)
+    print(f"study    {record.name} ({', '.join(record.objectives)}; sampler {record.sampler}, pruner {record.pruner})")
+    print(f"trials   {ended} of {record.trials_target}: {counts or 'none yet'}")
+    if owner:
+        print(f"owner    running on {owner.host}, process {owner.pid}")
+    else:
+        print(f"owner    nobody works on it; {record.finished_reason or 'the same `hpsearch run` goes on with it'}")
+    if view.best is not None:
+        print(f"best     trial {view.best.number}: {record.objectives[0]} {view.best.value:.4f}")
+        print(f"         {described(view.best.params)}")
+    if view.baseline is not None and view.baseline.value is not None:
+        print(f"baseline trial 0: {record.objectives[0]} {view.baseline.value:.4f}")
+    print(f"spent    {duration(sum(trial.seconds for trial in view.trials))} of training in all slots")
+
+
+@app.command()
+def trials(
+    study: StudyOption = None,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """List the trials of a study."""
+    from hpsearch.console import described
+    from hpsearch.report.view import short, trial_dict
+
+    view = load_view(storage, studies_dir, study, curves=False)
+    if as_json:
+        print_json([trial_dict(trial) for trial in view.trials])
+        return
+    rows = [
+        [
+            str(trial.number),
+            str(trial.state),
+            short(trial.value) if trial.value is not None else "-",
+            f"{trial.rung}/{view.study.budget.evaluations}",
+            f"{trial.seconds:.1f}",
+            trial.reason or described(trial.params),
+        ]
+        for trial in view.trials
+    ]
+    print_table(["trial", "state", view.study.objectives[0], "rung", "seconds", "reason, or what was proposed"], rows)
+
+
+@app.command()
+def show(
+    number: Annotated[int, typer.Argument(metavar="N", help="The trial's number.")],
+    study: StudyOption = None,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """One trial: config, curve, attempts, parameter groups, and why it ended."""
+    from hpsearch.report.view import trial_dict
+
+    view = load_view(storage, studies_dir, study)
+    trial = view.pick(number)
+    folder = studies_dir / view.study.folder / "trials" / f"{number:04d}"
+    groups = parameter_groups(folder)
+    if as_json:
+        document = trial_dict(trial)
+        document["points"] = [point_dict(point) for point in view.curve(number)]
+        document["attempts_history"] = [dataclass_dict(attempt) for attempt in view.attempts if attempt.trial_number == number]
+        document["decisions"] = [dataclass_dict(decision) for decision in view.decisions if decision.trial_number == number]
+        document["parameter_groups"] = groups
+        print_json(document)
+        return
+    show_trial(view, trial, groups)
+
+
+def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]) -> None:
+    from hpsearch.console import described
+    from hpsearch.report.view import short
+
+    name = view.study.objectives[0]
+    value = f", {name} {trial.value:.4f}" if trial.value is not None else ""
+    print(f"trial {trial.number} of '{view.study.name}': {trial.state}{value}; proposed by {trial.proposed_by}")
+    if trial.reason:
+        print(f"reason: {trial.reason}")
+    print(f"proposed: {described(trial.params)}")
+    print(f"parameters: {trial.num_parameters:,}; tokens {trial.tokens:,}; {trial.flops:.3g} FLOP; {trial.seconds:.1f} s")
+    print("\nconfig")
+    for key, setting in trial.config.items():
+        if setting is not None:
+            print(f"  {key:30} {short(setting)}")
+    points = view.curve(trial.number)
+    if points:
+        print("\nevaluations")
+        metrics = sorted(points[0].metrics)
+        rows = [
+            [
+                str(point.rung),
+                str(point.iteration),
+                f"{point.tokens}",
+                f"{point.train_loss:.4f}",
+                *(f"{point.metrics.get(metric, float('nan')):.4f}" for metric in metrics),
+                short(point.learning_rate),
+                f"{point.tokens_per_s:.0f}",
+            ]
+            for point in points
+        ]
+        print_table(["rung", "step", "tokens", "train_loss", *metrics, "learning_rate", "tokens/s"], rows)
+    if groups:
+        print("\nparameter groups")
+        print_table(list(groups[0]), [[short(group[key]) for key in groups[0]] for group in groups])
+    attempts = [attempt for attempt in view.attempts if attempt.trial_number == trial.number]
+    if attempts:
+        print("\nattempts")
+        rows = [
+            [str(a.attempt), a.slot, a.host, str(a.pid), str(a.from_iteration), a.outcome or "running", a.reason]
+            for a in attempts
+        ]
+        print_table(["attempt", "slot", "host", "process", "from step", "outcome", "reason"], rows)
+    if trial.sample:
+        print("\nsample")
+        print("\n".join(f"  {line}" for line in trial.sample.splitlines()))
+
+
+def parameter_groups(folder: Path) -> list[dict[str, Any]]:
+    """What the optimizer decays and what not, as the trial's log says; empty when there is no log here."""
+    import json
+
+    log = folder / "log.jsonl"
+    if not log.exists():
+        return []
+    with log.open(encoding="utf-8") as lines:
+        for line in lines:
+            entry = json.loads(line)
+            if "groups" in entry:
+                return list(entry["groups"])
+    return []
+
+
+def point_dict(point: Any) -> dict[str, Any]:
+    document = dataclass_dict(point)
+    return {key: value for key, value in document.items() if key != "trial_number"}
+
+
+def dataclass_dict(record: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(record)
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Columns as wide as their widest cell; the last one is cut at the width of the terminal."""
+    import shutil
+    import sys
+
+    widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6
+    for row in [header, *rows]:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        print(line if len(line) <= limit else f"{line[: limit - 1]}…")

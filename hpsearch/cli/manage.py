@@ -1,0 +1,72 @@
+"""Verbs that look after the storage: delete, db upgrade, db check."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from typing import Annotated
+
+import typer
+
+from hpsearch.cli import app
+from hpsearch.cli.options import STUDIES_DIR, StorageOption, StudiesDirOption, open_store, storage_url
+from hpsearch.errors import BadInput
+
+
+@app.command()
+def delete(
+    study: Annotated[str, typer.Option("--study", metavar="NAME", help="The study to delete.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+) -> None:
+    """Delete a study with all its files, after a question."""
+    from hpsearch.search.study import LEASE_S
+    from hpsearch.storage.engine import optuna_storage
+    from hpsearch.storage.leases import this_process
+
+    store = open_store(storage, studies_dir)
+    record = store.study(study)
+    folder = studies_dir / record.folder
+    if not yes:
+        if not sys.stdin.isatty():
+            raise BadInput(f"delete '{study}'? Nobody is here to answer: add --yes")
+        typer.confirm(f"delete study '{study}' with its {len(store.trials(record.id))} trials and {folder}?", abort=True)
+    store.acquire(record.id, this_process(), LEASE_S)  # Refused while a coordinator works on it.
+    theirs = optuna_storage(storage_url(storage, studies_dir))
+    with contextlib.suppress(KeyError):  # Optuna's dashboard may have deleted its part already.
+        theirs.delete_study(theirs.get_study_id_from_name(study))
+    store.delete_study(record.id)
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"study '{study}' is deleted", file=sys.stderr)
+
+
+db_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(db_app, name="db")
+
+
+@db_app.callback()
+def about(context: typer.Context) -> None:
+    """Look after the tables of a storage."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@db_app.command()
+def upgrade(storage: StorageOption = None, studies_dir: StudiesDirOption = STUDIES_DIR) -> None:
+    """Bring the tables of an older hpsearch to this one's form."""
+    from hpsearch.storage.engine import masked
+    from hpsearch.storage.schema import upgrade as upgrade_tables
+
+    url = storage_url(storage, studies_dir)
+    before, now = upgrade_tables(url)
+    changed = f"upgraded from revision {before} to {now}" if before != now else f"at revision {now} already"
+    print(f"{masked(url)}: {changed}")
+
+
+@db_app.command("check")
+def check_tables(storage: StorageOption = None, studies_dir: StudiesDirOption = STUDIES_DIR) -> None:
+    """Check that this hpsearch can use the storage."""
+    store = open_store(storage, studies_dir)
+    print(f"{store.url}: sound, studies: {len(store.studies())}")

@@ -1,0 +1,270 @@
+"""`hpsearch run`: create or resume a study and work on it until its total of trials is reached."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpsearch.cli import app
+from hpsearch.cli.options import (
+    STUDIES_DIR,
+    DeviceOption,
+    JsonOption,
+    StorageOption,
+    StudiesDirOption,
+    cache_dir,
+    print_json,
+    require_folder,
+    storage_url,
+)
+from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForNow, StudyGone, StudyOwned
+
+if TYPE_CHECKING:
+    from hpsearch.console import LiveView, PlainLines
+    from hpsearch.execution.protocol import Executor
+    from hpsearch.search.coordinator import Coordinator
+    from hpsearch.search.forecast import Forecast
+    from hpsearch.search.study import Checked, Study
+    from hpsearch.space.space import SearchSpace
+
+SpaceOption = Annotated[str, typer.Option("--space", metavar="PATH|NAME", help="A search space: a file, or a bundled one.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix one hyperparameter; may be repeated.")
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", metavar="PATH|NAME", help="The text, instead of the one that the space names.")
+]
+
+
+@app.command()
+def run(
+    space: SpaceOption,
+    trials: Annotated[int, typer.Option("--trials", metavar="N", help="Total of trials, those already done included.")] = 50,
+    study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="By default the space's name.")] = None,
+    data: DataOption = None,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="tpe (default), random, gp, cmaes, qmc or grid.", show_default=False)
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(
+            "--pruner",
+            help="median (default), percentile, patient, hyperband, successive_halving or none.",
+            show_default=False,
+        ),
+    ] = None,
+    slots: Annotated[
+        str, typer.Option("--slots", metavar="N|auto", help="Trials at a time; auto: one per GPU, else one per core.")
+    ] = "auto",
+    device: DeviceOption = "auto",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget", metavar="KIND=AMOUNT", help="Per trial: device_seconds, flops, tokens, max_iters, num_epochs."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop after so long; resumable.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the sampler; 0 by default.", show_default=False)] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Search: create or resume a study and work on it until it has N trials."""
+    from hpsearch.execution.devices import choose_device, cores
+    from hpsearch.execution.local import LocalExecutor
+    from hpsearch.search.coordinator import Coordinator
+    from hpsearch.search.study import Request, check, open_study
+    from hpsearch.storage.leases import this_process
+
+    if trials < 1:
+        raise BadInput(f"--trials {trials}: a study has at least 1 trial")
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise BadInput(f"--timeout {timeout}: give a number of seconds above 0")
+    if seed is not None and seed < 0:
+        raise BadInput(f"--seed {seed}: give a whole number from 0")
+    chosen = load(space, settings, budget, data)
+    devices = choose_device(device)
+    count = slot_count(slots, devices)
+    request = Request(
+        space=chosen,
+        name=chosen.name if study is None else study,
+        trials=trials,
+        storage_url=storage_url(storage, studies_dir),
+        studies_dir=studies_dir,
+        cache_dir=cache_dir(),
+        devices=devices,
+        threads=max(1, cores() // count) if devices[0] == "cpu" else 1,
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+    )
+    checked = check(request)
+    require_folder("--studies-dir", studies_dir)
+    if storage is None:
+        try:
+            studies_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"--studies-dir {studies_dir}: cannot be created ({error.strerror}); name another") from None
+    owner = this_process()
+    opened = open_study(request, checked, owner)
+    try:
+        with contextlib.closing(LocalExecutor(count, opened.record.threads)) as executor:
+            try:
+                announce(opened, checked, count, executor, owner.token)
+            except BadInput:
+                if not opened.resumed:
+                    opened.discard()
+                raise
+            with view(count) as watcher:
+                coordinator = Coordinator(opened, executor, watcher, owner, timeout_s=timeout)
+                with stop_on_signals(coordinator) as caught:
+                    ended = coordinator.run()
+    finally:
+        with contextlib.suppress(StudyGone, StudyOwned):
+            opened.store.release(opened.record.id, owner)
+    return finish(opened, ended, coordinator, caught, as_json=as_json)
+
+
+def load(word: str, settings: list[str] | None, budget: str | None, data: str | None) -> SearchSpace:
+    """The space of `--space` with what `--set`, `--budget` and `--data` change in it."""
+    from hpsearch.search.budget import parse_budget
+    from hpsearch.space.find import find_space
+    from hpsearch.space.load import load_space
+
+    path, bundled = find_space(word)
+    if bundled:
+        say(f"space: the bundled '{path.stem}' ({path})")
+    return load_space(path).override(
+        settings=dict(map(parse_setting, settings or [])),
+        budget=parse_budget(budget) if budget else None,
+        data={"text": data} if data else None,
+    )
+
+
+def parse_setting(word: str) -> tuple[str, str]:
+    """`dropout=0.1` → ("dropout", "0.1"); the space reads the value as it reads its file."""
+    name, equals, text = word.partition("=")
+    if not equals or not name or not text:
+        raise BadInput(f"--set {word}: write it as NAME=VALUE, for instance --set dropout=0.1")
+    return name, text
+
+
+def slot_count(word: str, devices: tuple[str, ...]) -> int:
+    from hpsearch.execution.devices import cores
+
+    if word == "auto":
+        return cores() if devices[0] == "cpu" else len(devices)
+    if not word.isdecimal() or int(word) < 1:
+        raise BadInput(f"--slots {word}: give a whole number from 1, or auto")
+    return int(word)
+
+
+def announce(study: Study, checked: Checked, slots: int, executor: Executor, token: str) -> None:
+    """Measure the machine if the budget needs it, and say what the study will cost."""
+    from hpsearch.search.forecast import forecast, measure_speed
+
+    record = study.record
+    verb = "resuming" if study.resumed else "new"
+    say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
+    speed = record.budget.flops_per_s
+    if speed is None:
+        say(f"measuring the speed of {slots} slot{'s' if slots > 1 else ''} on {record.device} ...")
+        speed = measure_speed(study, executor, checked.baseline)
+        study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
+        say(f"speed: {speed / 1e9:.1f} GFLOP/s a slot")
+    left = record.trials_target - sum(trial.state.ended for trial in study.store.trials(record.id))
+    if left > 0:
+        say(cost(forecast(study, left, slots, speed)))
+
+
+def cost(forecast: Forecast) -> str:
+    from hpsearch.console import duration
+    from hpsearch.report.view import amount
+
+    return (
+        f"cost: {forecast.trials} trials, {forecast.slots} at a time: at most about {duration(forecast.seconds)}; "
+        f"{forecast.tokens_per_trial:,} tokens and {amount(forecast.flops_per_trial, 'FLOP')} a trial "
+        f"(of the baseline), {forecast.rungs} rungs, up to {amount(forecast.disk_bytes, 'B')} of disk"
+    )
+
+
+def view(slots: int) -> LiveView | PlainLines:
+    from hpsearch.console import LiveView, PlainLines
+
+    return LiveView(slots) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else PlainLines(slots)
+
+
+@contextlib.contextmanager
+def stop_on_signals(coordinator: Coordinator) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM pause the study; a second signal ends the process at once."""
+    caught: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if caught:
+            os._exit(exit_code(number))
+        caught.append(number)
+        coordinator.stop("interrupted" if number == signal.SIGINT else "terminated")
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def exit_code(number: int) -> int:
+    return INTERRUPTED if number == signal.SIGINT else 0
+
+
+def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int], *, as_json: bool) -> int:
+    """Write what a finished study leaves behind, say how it stands, and choose the exit code."""
+    from hpsearch.cli.take import axes
+    from hpsearch.console import described
+    from hpsearch.report.export import best_config_yaml
+    from hpsearch.report.view import StudyView, status_dict
+
+    record = study.store.study(study.record.name)
+    seen = StudyView.load(study.store, record)
+    if seen.best is not None:
+        (study.folder / "best.yaml").write_text(best_config_yaml(seen, seen.best), encoding="utf-8")
+    if ended:
+        from hpsearch.report.page import write_report
+
+        write_report(seen, study.optuna, axes(study.space), study.folder / "report.html")
+    if as_json:
+        print_json(status_dict(seen))
+    elif seen.best is not None and seen.best.value is not None:
+        name = record.objectives[0]
+        baseline = seen.baseline
+        against = f" (trial 0, the baseline: {baseline.value:.4f})" if baseline and baseline.value is not None else ""
+        print(f"best: trial {seen.best.number}, {name} {seen.best.value:.4f}{against}")
+        print(f"  {described(seen.best.params)}")
+        print(f"next: hpsearch report --study {record.name} --out report.html")
+        print(f"      hpsearch train --config {study.folder / 'best.yaml'} --out model")
+    if coordinator.stopped_for_now:
+        raise StoppedForNow(f"study '{record.name}' stopped: {coordinator.stopped_for_now}; run the same command again")
+    if caught:
+        say(f"study '{record.name}' is paused; the same command goes on with it")
+        return exit_code(caught[0])
+    if not ended:
+        say(f"study '{record.name}' stopped at its time limit; the same command goes on with it")
+        return 0
+    if seen.best is None:
+        reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
+        raise NoTrialSucceeded(f"study '{record.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
+    return 0
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,140 @@
+"""Verbs about search spaces and hyperparameters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from hpsearch.cli import app
+from hpsearch.cli.look import print_table
+from hpsearch.cli.options import JsonOption, print_json
+
+space_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(space_app, name="space")
+
+
+@space_app.callback()
+def about(context: typer.Context) -> None:
+    """Check, describe and list search spaces."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@space_app.command("check")
+def check_space(
+    file: Annotated[str, typer.Argument(metavar="PATH|NAME", help="A file, or the name of a bundled space.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Validate a search space and print what would be searched."""
+    from hpsearch.report.view import short
+    from hpsearch.space.find import find_space
+    from hpsearch.space.load import load_space
+    from hpsearch.space.parameters import Choices, Derived, Fixed
+
+    path, _ = find_space(file)
+    space = load_space(path)
+    prior = space.prior()
+    if as_json:
+        print_json(
+            {
+                "name": space.name,
+                "path": str(path),
+                "digest": space.digest,
+                "objectives": list(space.objectives),
+                "searched": [parameter.name for parameter in space.searched],
+                "baseline": prior,
+                "budget": {
+                    "kind": space.budget.kind,
+                    "amount": space.budget.amount,
+                    "evaluations": space.budget.evaluations,
+                },
+            }
+        )
+        return
+    print(f"{path}: a sound space: '{space.name}', minimising {', '.join(space.objectives)}")
+    print(f"budget: {space.budget.kind} {short(space.budget.amount)} a trial, {space.budget.evaluations} evaluations\n")
+    rows = []
+    for parameter in space.searched:
+        if isinstance(parameter, Choices):
+            what = f"one of {', '.join(map(word, parameter.choices))}"
+        else:
+            step = f" in steps of {short(parameter.step)}" if parameter.step else ""
+            what = f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
+        baseline = word(prior[parameter.name]) if parameter.name in prior else "-"
+        rows.append([parameter.name, what, baseline, f"when {parameter.when.text}" if parameter.when else ""])
+    print_table(["searched", "range", "baseline", ""], rows)
+    others = [p for p in space.parameters.values() if isinstance(p, Fixed | Derived)]
+    if others:
+        print()
+        print_table(["fixed or derived", "value"], [[p.name, described_parameter(p)] for p in others])
+    for rule in space.rules:
+        print(f"rule: {rule.expression.text}")
+
+
+def word(value: Any) -> str:
+    """A value as a space file writes it."""
+    from hpsearch.report.view import short
+
+    return "null" if value is None else short(value)
+
+
+def described_parameter(parameter: Any) -> str:
+    from hpsearch.space.parameters import Derived
+
+    return f"= {parameter.expression.text}" if isinstance(parameter, Derived) else word(parameter.value)
+
+
+@space_app.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of a space, which editors use for completion."""
+    from hpsearch.space.schema import space_schema
+
+    print_json(space_schema())
+
+
+@space_app.command("list")
+def list_spaces(as_json: JsonOption = False) -> None:
+    """List the spaces that ship with the program."""
+    from hpsearch.space.find import bundled_spaces
+    from hpsearch.space.load import load_space
+
+    spaces = {name: (load_space(path), path) for name, path in sorted(bundled_spaces().items())}
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": name,
+                    "searched": [parameter.name for parameter in space.searched],
+                    "objectives": space.objectives,
+                    "path": str(path),
+                }
+                for name, (space, path) in spaces.items()
+            ]
+        )
+        return
+    print_table(
+        ["space", "searched", "objective", "file"],
+        [[name, str(len(space.searched)), ", ".join(space.objectives), str(path)] for name, (space, path) in spaces.items()],
+    )
+
+
+@app.command()
+def params(as_json: JsonOption = False) -> None:
+    """Print the table of hyperparameters."""
+    from hpsearch.config import HYPERPARAMETERS
+
+    if as_json:
+        from dataclasses import asdict
+
+        print_json([asdict(info) for info in HYPERPARAMETERS.values()])
+        return
+    section = ""
+    for info in HYPERPARAMETERS.values():
+        if info.section != section:
+            section = info.section
+            print(f"\n{section.capitalize()}" if section != "architecture" else section.capitalize())
+        also = f" (also: {', '.join(info.aliases)})" if info.aliases else ""
+        fixed = "" if not info.fixed else f" [one value only: {info.fixed}]"
+        options = f" ({', '.join(info.choices)})" if info.choices else ""
+        print(f"  {info.name:30} {info.default_text:16} {info.doc}{options}{also}{fixed}")

@@ -1,0 +1,241 @@
+"""The live view of a study, and the plain lines where output is not a terminal. Everything goes to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpsearch.objectives import OBJECTIVES
+from hpsearch.report.view import short
+from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
+from hpsearch.training.events import EvalPoint, Progress
+
+
+def duration(seconds: float) -> str:
+    """75 → 1 min 15 s."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def described(params: Mapping[str, Any]) -> str:
+    """What was proposed, in one line; what follows its default is left out."""
+    return ", ".join(f"{name} {short(value)}" for name, value in params.items() if value is not None)
+
+
+@dataclass
+class Tally:
+    """What both views know of the study so far."""
+
+    slots: int
+    study: StudyRecord | None = None
+    states: dict[int, TrialState] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
+    ended_here: int = 0
+
+    def open(self, study: StudyRecord, trials: Sequence[TrialRecord]) -> None:
+        self.study = study
+        self.states = {trial.number: trial.state for trial in trials}
+        self.begun = time.monotonic()
+
+    def end(self, trial: TrialRecord) -> None:
+        self.states[trial.number] = trial.state
+        self.ended_here += trial.state.ended
+
+    @property
+    def counts(self) -> Counter[TrialState]:
+        return Counter(self.states.values())
+
+    @property
+    def ended(self) -> int:
+        return sum(state.ended for state in self.states.values())
+
+    def remaining_s(self, progress: float) -> float | None:
+        """Seconds to the end of the study at the pace so far. progress: trials' worth of work done in the running ones."""
+        assert self.study is not None
+        done = self.ended_here + progress
+        if done < 1:
+            return None
+        left = self.study.trials_target - self.ended - progress
+        return max(0.0, left) * (time.monotonic() - self.begun) / done
+
+
+class PlainLines:
+    """One line per event."""
+
+    def __init__(self, slots: int) -> None:
+        self._tally = Tally(slots)
+
+    def opened(self, study: StudyRecord, trials: list[TrialRecord]) -> None:
+        self._tally.open(study, trials)
+        if trials:
+            self._say(f"resumed: {self._tally.ended} of {study.trials_target} trials are done")
+
+    def started(self, trial: TrialRecord, slot: str, from_iteration: int) -> None:
+        again = f" from step {from_iteration}" if from_iteration else ""
+        self._say(f"trial {trial.number} started in {slot}{again}: {described(trial.params)}")
+
+    def progress(self, trial: TrialRecord, progress: Progress) -> None:
+        """Said at each evaluation only."""
+
+    def evaluated(self, trial: TrialRecord, point: EvalPoint) -> None:
+        assert self._tally.study is not None
+        name = self._tally.study.objectives[0]
+        value = point.metrics.get(name)
+        shown = f"{name} {value:.4f}" if value is not None else f"val_loss {point.metrics['val_loss']:.4f}"
+        self._say(
+            f"trial {trial.number} rung {point.rung}/{self._tally.study.budget.evaluations} {shown} "
+            f"({point.tokens_per_s:,.0f} tokens/s)"
+        )
+
+    def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
+        self._tally.end(trial)
+        assert self._tally.study is not None
+        self._say(ending(trial, self._tally.study.objectives[0]))
+        counts = self._tally.counts
+        parts = [f"{counts[state]} {state}" for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)]
+        so_far = f"; best trial {best.number}: {best.value:.4f}" if best and best.value is not None else ""
+        left = self._tally.remaining_s(0.0)
+        eta = f"; about {duration(left)} left" if left else ""
+        self._say(f"{self._tally.ended} of {self._tally.study.trials_target} trials ({', '.join(parts)}){so_far}{eta}")
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def __enter__(self) -> PlainLines:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def ending(trial: TrialRecord, objective: str) -> str:
+    """How a trial ended, in one line."""
+    value = f" {objective} {trial.value:.4f}" if trial.value is not None else ""
+    reason = f" ({trial.reason})" if trial.reason else ""
+    return f"trial {trial.number} {trial.state}{value}{reason}"
+
+
+@dataclass
+class _Row:
+    trial: TrialRecord
+    slot: str
+    iteration: int = 0
+    train_loss: float | None = None
+    value: float | None = None
+    tokens_per_s: float = 0.0
+
+    @property
+    def done(self) -> float:
+        return self.iteration / max(1, self.trial.config.get("max_iters") or 1)
+
+
+class LiveView:
+    """The running trials with their bars, the best so far, the counts and the time that is left."""
+
+    RECENT = 5
+
+    def __init__(self, slots: int, console: Console | None = None) -> None:
+        self._tally = Tally(slots)
+        self._console = console or Console(stderr=True)
+        self._rows: dict[int, _Row] = {}
+        self._recent: list[str] = []
+        self._best: TrialRecord | None = None
+        self._baseline: TrialRecord | None = None
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def opened(self, study: StudyRecord, trials: list[TrialRecord]) -> None:
+        self._tally.open(study, trials)
+        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
+        self._best = min(complete, key=lambda trial: trial.value or 0.0, default=None)
+        self._baseline = next((trial for trial in complete if trial.number == 0), None)
+
+    def started(self, trial: TrialRecord, slot: str, from_iteration: int) -> None:
+        self._rows[trial.number] = _Row(trial, slot, iteration=from_iteration)
+
+    def progress(self, trial: TrialRecord, progress: Progress) -> None:
+        row = self._rows[trial.number]
+        row.iteration, row.train_loss, row.tokens_per_s = progress.iteration, progress.train_loss, progress.tokens_per_s
+
+    def evaluated(self, trial: TrialRecord, point: EvalPoint) -> None:
+        row = self._rows[trial.number]
+        assert self._tally.study is not None
+        row.trial, row.iteration, row.tokens_per_s = trial, point.iteration, point.tokens_per_s
+        row.value = point.metrics.get(self._tally.study.objectives[0])
+
+    def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
+        self._tally.end(trial)
+        self._rows.pop(trial.number, None)
+        self._best = best
+        if trial.number == 0 and trial.state is TrialState.COMPLETE:
+            self._baseline = trial
+        assert self._tally.study is not None
+        self.note(ending(trial, self._tally.study.objectives[0]))
+
+    def note(self, text: str) -> None:
+        self._recent = [*self._recent, text][-self.RECENT :]
+
+    def _render(self) -> RenderableType:
+        study = self._tally.study
+        if study is None:
+            return Text("")
+        counts = self._tally.counts
+        head = Text.assemble((study.name, "bold"), f"  {self._tally.ended} of {study.trials_target} trials")
+        for state, style in ((TrialState.COMPLETE, "green"), (TrialState.PRUNED, "yellow"), (TrialState.FAILED, "red")):
+            head.append(f" · {counts[state]} {state}", style if counts[state] else "dim")
+        left = self._tally.remaining_s(sum(row.done for row in self._rows.values()))
+        head.append(f" · about {duration(left)} left" if left is not None else " · time left: measuring", "cyan")
+        return Group(head, self._running(study), *self._best_lines(study), *(Text(line, "dim") for line in self._recent))
+
+    def _running(self, study: StudyRecord) -> Table:
+        unit = OBJECTIVES[study.objectives[0]].unit
+        table = Table(box=None, pad_edge=False, expand=True)
+        table.add_column("trial", justify="right", no_wrap=True)
+        table.add_column("", ratio=1, min_width=8)
+        table.add_column("step", justify="right", no_wrap=True)
+        table.add_column("train loss", justify="right", no_wrap=True)
+        table.add_column(f"{study.objectives[0]} ({unit})", justify="right")
+        table.add_column("tokens/s", justify="right", no_wrap=True)
+        for number, row in sorted(self._rows.items()):
+            table.add_row(
+                str(number),
+                ProgressBar(total=1.0, completed=min(1.0, row.done)),
+                f"{row.iteration}/{row.trial.config.get('max_iters', '?')}",
+                "–" if row.train_loss is None else f"{row.train_loss:.3f}",
+                "–" if row.value is None else f"{row.value:.4f}",
+                f"{row.tokens_per_s:,.0f}" if row.tokens_per_s else "–",
+            )
+        return table
+
+    def _best_lines(self, study: StudyRecord) -> list[Text]:
+        if self._best is None or self._best.value is None:
+            return [Text("best: no trial has finished yet", "dim")]
+        line = Text.assemble(
+            ("best", "bold green"), f" trial {self._best.number}: {study.objectives[0]} ", (f"{self._best.value:.4f}", "bold")
+        )
+        if self._baseline is not None and self._baseline.value is not None and self._best.number != 0:
+            line.append(f" (trial 0, the baseline: {self._baseline.value:.4f})")
+        return [line, Text(described(self._best.params), "green")]

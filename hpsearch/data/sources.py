@@ -1,0 +1,268 @@
+"""Where text comes from: every word that `data.text` knows, as one UTF-8 file on disk with its sha256.
+
+`pydoc`      the help texts inside Python (`pydoc_data.topics`), in alphabetical order of topics
+`stdlib`     Python's own .py files in alphabetical order; site-packages, tests, idlelib and
+             what `pydoc` holds are left out
+`hf:NAME`    the `train` split of a Hugging Face data set, `hf:NAME:CONFIG` for one of its configurations; with the extra `hf`
+a file       used where it lies, never copied
+a folder     its files whose suffix is in TEXT_SUFFIXES, in alphabetical order of relative paths; hidden ones are left out
+
+A file named like one of the words is reached as `./pydoc`. Texts of many files are joined once, a blank line between them,
+in the cache folder. Hashing reads all of a text: the result is remembered by path, size and times of change, so that the
+second opening of 10 GB costs a `stat`. Files must not change while a study runs.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import importlib.util
+import os
+import secrets
+import stat
+import sysconfig
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpsearch.data import cache
+from hpsearch.errors import DataError, did_you_mean
+
+_SUFFIXES = """
+    .txt .text .md .markdown .rst .tex .org .adoc .html .htm .xml .json .jsonl .yaml .yml .toml .csv .tsv
+    .py .pyi .c .h .cc .cpp .hpp .cs .go .java .jl .js .kt .lua .php .pl .r .rb .rs .scala .sh .sql .swift .ts .css
+"""
+TEXT_SUFFIXES = frozenset(_SUFFIXES.split())
+"""What counts as text in a folder. A file given by name may have any suffix."""
+
+_BLOCK = 4 * 2**20
+_SETTLED_NS = 2 * 10**9
+"""A file younger than this may change again within one tick of its clock: its hash is not remembered."""
+_GIVE = "; give the path of a text file or of a folder of them"
+_WORDS = ("pydoc", "stdlib")
+# pydoc_data holds the text of `pydoc`: trained on beside it, it would give the held-out part away.
+_LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib", "pydoc_data", "__pycache__"})
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text: a non-empty UTF-8 file of `size` bytes, and the user's `files` that it is made of."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    files: frozenset[Path]
+
+
+def find_text(word: str, cache_dir: Path, *, without: frozenset[Path] = frozenset()) -> Text:
+    """The text that `word` names (see the module). `without`: resolved paths that a folder leaves out.
+
+    Relative paths are relative to the working directory; `~` is the home folder. Raises DataError: missing (with the
+    nearest name), empty, a folder without text, not UTF-8 (with the byte offset), or not readable.
+    """
+    if word == "pydoc":
+        return _pydoc(cache_dir)
+    if word == "stdlib":
+        root = Path(sysconfig.get_paths()["stdlib"])
+        return _joined(word, root, _stdlib_files(root), cache_dir)
+    if word.startswith("hf:"):
+        return _hugging_face(word, cache_dir)
+    path = Path(word).expanduser()
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{word}: no such file or folder{_nearest(word)}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{word}: cannot be read: {error}; give another path") from None
+    path = path.resolve()
+    if stat.S_ISDIR(mode):
+        files = [file for file in _text_files(path) if file.resolve() not in without]
+        if not files:
+            raise DataError(
+                f"{word}: no text in this folder; it needs files with a suffix such as .txt, .md or .py, or name a file itself"
+            )
+        return _joined(word, path, files, cache_dir)
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{word}: neither a file nor a folder; give the path of a text file")
+    return _file(word, path, cache_dir)
+
+
+def _nearest(word: str) -> str:
+    """The nearest existing neighbour of the first part of the path that does not exist, spelled as the user would."""
+    parts = Path(word).parts
+    parent = Path()
+    for part in parts:
+        try:
+            names = [entry.name for entry in parent.expanduser().iterdir()]
+        except OSError:
+            break
+        if part not in names and not (parent / part).expanduser().exists():
+            spelled = [str(parent / name) for name in names]
+            offered = did_you_mean(str(parent / part), [*spelled, *(_WORDS if len(parts) == 1 else ())])
+            if offered or part == parts[-1]:
+                return offered or _GIVE
+            return f"; the folder '{parent / part}' does not exist"
+        parent = parent / part
+    return _GIVE
+
+
+def _file(word: str, path: Path, cache_dir: Path) -> Text:
+    before = _stamp(word, path)
+    key = ["file", str(path), *before]
+    if before[0] == 0:
+        raise DataError(f"{word}: the file is empty; give a file with text")
+    found = cache.recall(cache_dir, key)
+    if found is None:
+        sha256 = hashlib.sha256()
+        for block in _checked(word, path):
+            sha256.update(block)
+        if _stamp(word, path) != before:
+            raise DataError(f"{word}: the file changed while it was read; wait until it is complete and run again")
+        found = {"sha256": sha256.hexdigest()}
+        if time.time_ns() - before[1] > _SETTLED_NS:
+            cache.remember(cache_dir, key, found)
+    return Text(word, path, before[0], found["sha256"], frozenset({path}))
+
+
+def _stamp(word: str, path: Path) -> tuple[int, int, int]:
+    """Size, and the times of change of content and of inode: what stands for a file's content between two openings."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{word}: {path} cannot be read: {error.strerror}; check the path and its permissions") from None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _checked(word: str, path: Path) -> Iterator[bytes]:
+    """The file's bytes in blocks, checked to be UTF-8 on the way."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    where = word if Path(word).expanduser().resolve() == path else f"{word}: {path}"
+    read = 0
+    try:
+        with path.open("rb") as file:
+            while True:
+                block = file.read(_BLOCK)
+                pending = len(decoder.getstate()[0])
+                decoder.decode(block, final=not block)
+                if not block:
+                    return
+                yield block
+                read += len(block)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: not UTF-8: byte {error.object[error.start]:#04x} at offset {read - pending + error.start:,}; "
+            "convert the file to UTF-8 (iconv -t utf-8)"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read: {error.strerror}; check the path and its permissions") from None
+
+
+def _joined(word: str, root: Path, files: Sequence[Path], cache_dir: Path) -> Text:
+    """One text of many files, joined in the cache folder unless that was done before."""
+    stamps = [(file.relative_to(root).as_posix(), *_stamp(word, file)) for file in files]
+    key = ["folder", str(root), stamps]
+    found = cache.recall(cache_dir, key)
+    names = frozenset(file.resolve() if file.is_symlink() else file for file in files)
+    if found is not None:
+        path = _kept_path(cache_dir, found["sha256"])
+        if path.is_file() and path.stat().st_size == found["size"]:
+            return Text(word, path, found["size"], found["sha256"], names)
+    if not any(size for _, size, *_ in stamps):
+        raise DataError(f"{word}: every text file in this folder is empty; give a folder with text")
+
+    def blocks() -> Iterator[bytes]:
+        for file in files:
+            last = b""
+            for last in _checked(word, file):
+                yield last
+            if last:
+                yield b"\n" if last.endswith(b"\n") else b"\n\n"
+
+    text = _kept(word, blocks(), cache_dir, names)
+    if stamps != [(file.relative_to(root).as_posix(), *_stamp(word, file)) for file in files]:
+        raise DataError(f"{word}: the folder changed while it was read; wait until it is complete and run again")
+    if time.time_ns() - max(mtime for _, _, mtime, _ in stamps) > _SETTLED_NS:
+        cache.remember(cache_dir, key, {"sha256": text.sha256, "size": text.size})
+    return text
+
+
+def _kept_path(cache_dir: Path, sha256: str) -> Path:
+    return cache_dir / "texts" / f"{sha256}.txt"
+
+
+def _kept(word: str, blocks: Iterable[bytes], cache_dir: Path, files: frozenset[Path] = frozenset()) -> Text:
+    """A text kept in the cache folder under its own hash."""
+    sha256, size = hashlib.sha256(), 0
+    fresh = cache_dir / "texts" / f"{secrets.token_hex(8)}.joining"
+    with cache.writing(fresh) as file:
+        for block in blocks:
+            sha256.update(block)
+            size += file.write(block)
+    if size == 0:
+        fresh.unlink()
+        raise DataError(f"{word}: the text is empty; give another one")
+    path = _kept_path(cache_dir, sha256.hexdigest())
+    fresh.replace(path)
+    return Text(word, path, size, sha256.hexdigest(), files)
+
+
+def _text_files(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if Path(name).suffix.lower() in TEXT_SUFFIXES and name[0] != "."]
+    # A pipe that is named like a text would never end.
+    return sorted((file for file in found if file.is_file()), key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _pydoc(cache_dir: Path) -> Text:
+    from pydoc_data.topics import topics
+
+    content = "".join(topics[name].strip("\n") + "\n\n" for name in sorted(topics)).encode()
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = _kept_path(cache_dir, sha256)
+    if not (path.is_file() and path.stat().st_size == len(content)):
+        return _kept("pydoc", [content], cache_dir)
+    return Text("pydoc", path, len(content), sha256, frozenset())
+
+
+def _stdlib_files(root: Path) -> list[Path]:
+    found = []
+    for parent, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT]
+        found += [Path(parent, name) for name in files if name.endswith(".py")]
+    if not found:
+        raise DataError(f"stdlib: this Python has no source files under {root}; use another text")
+    return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+
+
+def _hugging_face(word: str, cache_dir: Path) -> Text:
+    """A data set's train split. Fetched once: later openings use what is kept and need no network."""
+    name, _, configuration = word.removeprefix("hf:").partition(":")
+    key = ["hf", name, configuration]
+    found = cache.recall(cache_dir, key)
+    if found is not None and (path := _kept_path(cache_dir, found["sha256"])).is_file():
+        return Text(word, path, found["size"], found["sha256"], frozenset())
+    if importlib.util.find_spec("datasets") is None:
+        raise DataError(f"{word}: needs the Hugging Face library; install it with: pip install 'hpsearch[hf]'")
+    import datasets
+
+    load: Callable[..., Any] = datasets.load_dataset
+    try:
+        rows = load(name, configuration or None, split="train")
+        strings = [column for column, kind in rows.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    except Exception as error:  # the library raises whatever its builders, its cache and its network raise
+        raise DataError(f"{word}: {_first_line(error)}; check the name, its configuration and the network") from None
+    column = "text" if "text" in strings else strings[0] if len(strings) == 1 else None
+    if column is None:
+        raise DataError(f"{word}: no column of text; it has {', '.join(rows.features)}")
+    text = _kept(word, (f"{row}\n\n".encode() for batch in rows.iter(1000) for row in batch[column] if row), cache_dir)
+    cache.remember(cache_dir, key, {"sha256": text.sha256, "size": text.size})
+    return text
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

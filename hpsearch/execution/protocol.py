@@ -1,0 +1,106 @@
+"""What a coordinator and its slots say to one another; the same for local processes and for a cluster.
+
+A slot trains one trial at a time. It knows neither Optuna nor SQL: it gets a `TrialTask`, sends the run's events, and obeys
+the answer to each evaluation. A trainer is any generator function of the form `trainer(task) -> Generator[Event, Answer,
+TrainResult]`, named as `module:function` by the program (never by a YAML file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hpsearch.training.events import Answer, Event, TrainResult
+
+TRANSFORMER = "hpsearch.execution.trainers:transformer"
+"""The built-in trainer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialTask:
+    """One stay of a trial in a slot."""
+
+    number: int
+    attempt: int
+    config: dict[str, Any]
+    """Hyperparameters as `TrialConfig.build` takes them; budget-dependent ones included."""
+    data: dict[str, Any]
+    """`DataConfig` as a mapping."""
+    data_fingerprint: str
+    """The slot refuses a text with another one: it changed since the study began."""
+    folder: Path
+    """The trial's folder; checkpoints in it are gone on from."""
+    cache_dir: Path
+    device: str
+    threads: int
+    objectives: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer on its way to a slot."""
+
+    answer: Answer
+    rung: int | None
+    """Of the evaluation that it answers; None when it comes unasked, between evaluations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run returned."""
+
+    result: TrainResult
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run raised. The slot is alive and takes the next task."""
+
+    kind: str
+    """`bad-input`, `disk-full`, `out-of-memory` or `error`."""
+    message: str
+    """One line."""
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The slot's process is gone (killed, crashed, out of host memory). The executor already starts another one."""
+
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMessage:
+    slot: str
+    number: int
+    """Of the trial that the slot works on."""
+    body: Event | Ended | Failed | Died
+
+
+@dataclass(frozen=True, slots=True)
+class SlotInfo:
+    name: str
+    host: str
+    pid: int
+
+
+class Executor(Protocol):
+    """A fixed number of slots. All calls come from the coordinator's one thread."""
+
+    def idle(self) -> Sequence[SlotInfo]:
+        """Slots that could take a task now."""
+
+    def submit(self, slot: SlotInfo, task: TrialTask) -> None:
+        """Give an idle slot a task."""
+
+    def answer(self, slot: str, answer: Answer) -> None:
+        """Answer the evaluation that the slot waits on; PAUSE and STOP may also come unasked, between evaluations."""
+
+    def messages(self, timeout_s: float) -> list[SlotMessage]:
+        """What the slots said, oldest first; waits up to timeout_s when there is nothing yet."""
+
+    def close(self) -> None:
+        """End all slots. Nothing that they had not checkpointed is kept."""

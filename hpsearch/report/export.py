@@ -1,0 +1,266 @@
+"""One trial as a file that stands alone, and such a file read back.
+
+The file says what produced it; `hpsearch train --config` needs nothing else. A short one written by hand does as well:
+`hyperparameters:` with an optional `data:`, or the hyperparameters alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node
+
+from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, Hyperparameter, TrialConfig
+from hpsearch.errors import BadInput, ConfigError, SpaceError, did_you_mean
+from hpsearch.report.view import StudyView, amount, finite, short
+from hpsearch.storage.records import TrialRecord
+
+FORMAT = 1
+"""Raised when a file of before could be misread."""
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_NOT_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+
+
+class Run(BaseModel):
+    """Where the trial ran; the same score needs the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    device: str | None = None
+    threads: int | None = None
+
+
+class Origin(BaseModel):
+    """The trial that the file was written from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    trial: int
+    objective: str
+    value: float | None = None
+
+
+class _Data(DataConfig):
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedConfig:
+    config: TrialConfig
+    data: DataConfig
+    data_fingerprint: str = ""
+    """Of the text and its split at the time; empty where the file does not say."""
+    run: Run = field(default_factory=Run)
+    study: Origin | None = None
+    """None for a file written by hand."""
+
+
+def document(view: StudyView, trial: TrialRecord) -> dict[str, Any]:
+    """What an export holds, whatever its format. Hyperparameters that are off or do nothing are left out."""
+    study = view.study
+    return {
+        "hpsearch": FORMAT,
+        "study": {
+            "name": study.name,
+            "trial": trial.number,
+            "objective": view.objective,
+            "value": trial.value if finite(trial.value) else None,
+        },
+        "data": {**study.data, "fingerprint": study.data_fingerprint},
+        "run": {"device": study.device, "threads": study.threads},
+        "hyperparameters": {name: trial.config[name] for name in HYPERPARAMETERS if trial.config.get(name) is not None},
+    }
+
+
+def to_json(view: StudyView, trial: TrialRecord) -> str:
+    """The export as JSON; `read_config` reads it too."""
+    return json.dumps(document(view, trial), indent=2, ensure_ascii=False) + "\n"
+
+
+def best_config_yaml(view: StudyView, trial: TrialRecord) -> str:
+    """The export as YAML with a comment on every line that needs one."""
+    content = document(view, trial)
+    lines = [f"# {line}".rstrip() for line in _provenance(view, trial)]
+    lines += ["", f"hpsearch: {FORMAT}  # of this file's form"]
+    for section in ("study", "data", "run"):
+        lines += ["", f"{section}:", *(f"  {key}: {_scalar(value)}" for key, value in content[section].items())]
+    lines += ["", "hyperparameters:"]
+    for section, members in groupby(HYPERPARAMETERS.values(), key=lambda info: info.section):
+        infos = list(members)
+        lines += [""] * (lines[-1] != "hyperparameters:") + [f"  # {section}"]
+        for info in infos:
+            if info.name in content["hyperparameters"]:
+                setting = f"  {info.name}: {_scalar(content['hyperparameters'][info.name])}"
+                lines.append(f"{setting:<42}  # {_doc(info)}")
+        left_out = [info.name for info in infos if info.name not in content["hyperparameters"]]
+        if left_out:
+            lines.append(f"  # off, or without effect here: {', '.join(left_out)}")
+    return "\n".join(lines) + "\n"
+
+
+def read_config(path: Path) -> ExportedConfig:
+    """Read an export, or a file of the same form written by hand.
+
+    Raises SpaceError with file:line:column for what cannot be used, BadInput for a file that cannot be read.
+    """
+    content, places = _parse(path)
+    hyperparameters = content.pop("hyperparameters", None)
+    sections: dict[str, Any] = {name: content.pop(name) for name in ("hpsearch", "study", "data", "run") if name in content}
+    where: tuple[str, ...] = ("hyperparameters",)
+    if hyperparameters is None:
+        hyperparameters, where = content, ()
+    elif content:
+        name = next(iter(content))
+        hint = did_you_mean(name, ["hpsearch", "study", "data", "run", "hyperparameters"])
+        if name in HYPERPARAMETERS:
+            hint = "; it is a hyperparameter: move it below 'hyperparameters'"
+        raise _error(path, places, (name,), f"unknown section '{name}'{hint}")
+    if not isinstance(hyperparameters, dict) or not hyperparameters:
+        raise _error(path, places, where, "no hyperparameters here: write one `name: value` a line")
+    hyperparameters = {str(key): value for key, value in hyperparameters.items()}
+    if sections.get("hpsearch", FORMAT) != FORMAT:
+        message = (
+            f"written in form {sections['hpsearch']}, and this hpsearch reads form {FORMAT}: use the version that wrote it"
+        )
+        raise _error(path, places, ("hpsearch",), message)
+    try:
+        config = TrialConfig.build(hyperparameters)
+    except ConfigError as error:
+        raise _error(path, places, (*where, _spelling(hyperparameters, error.name)), str(error)) from None
+    data = _section(_Data, "data", sections, path, places) or _Data.model_validate({})
+    return ExportedConfig(
+        config=config,
+        data=DataConfig(text=data.text, tokenizer=data.tokenizer, validation=data.validation),
+        data_fingerprint=data.fingerprint,
+        run=_section(Run, "run", sections, path, places) or Run(),
+        study=_section(Origin, "study", sections, path, places),
+    )
+
+
+def _provenance(view: StudyView, trial: TrialRecord) -> list[str]:
+    study, budget, baseline = view.study, view.study.budget, view.baseline
+    what = "The best trial" if trial is view.best else "A trial"
+    score = f"{view.objective} {short(trial.value)}" + (f" {view.unit}" if view.unit else "")
+    beside = f" (baseline, trial 0: {short(baseline.value)})" if baseline and baseline is not trial else ""
+    versions = ", ".join(f"{name} {version}" for name, version in study.versions.items())
+    spent = f" = {amount(budget.flops, 'FLOP')}" if budget.flops else ""
+    lines = [
+        f"{what} of study {study.name}: trial {trial.number}, {trial.state.value}, {score}{beside}.",
+        *([f"Reason: {trial.reason}"] if trial.reason else []),
+        "Train it again, to the same score on the same CPU with the same threads: hpsearch train --config FILE",
+        "",
+        f"Versions: {versions}",
+        f"Budget: {short(budget.amount)} {budget.kind}{spent} per trial, {budget.evaluations} evaluations",
+        f"Spent: {trial.iteration} steps, {trial.tokens:,} tokens, {amount(trial.flops, 'FLOP')}, {trial.seconds:.1f} s",
+        f"Device: {study.device}, {study.threads} thread{'s' if study.threads != 1 else ''}, on {study.host}",
+        f"Data: {study.data_fingerprint}",
+        f"Space: {study.space_digest}",
+        f"Search: {study.sampler}, {study.pruner}, seed {study.seed}; proposed by {trial.proposed_by}",
+    ]
+    # A line break in a name or a reason would end the comment.
+    return [" ".join(line.split()) for line in lines]
+
+
+def _doc(info: Hyperparameter) -> str:
+    return f"{info.doc} ({info.unit})" if info.unit and info.unit not in info.doc else info.doc
+
+
+def _scalar(value: Any) -> str:
+    """A value in flow form that YAML 1.1 and 1.2 read back as exactly itself."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        text = repr(value)
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text
+    if isinstance(value, str):
+        plain = _WORD.fullmatch(value) and value.lower() not in _NOT_WORDS
+        return value if plain else _quoted(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_scalar(key)}: {_scalar(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_scalar, value)) + "]"
+    return str(value)
+
+
+def _quoted(text: str) -> str:
+    """Double quotes as in JSON, in which the escapes of YAML are the same, but for characters beyond 16 bits."""
+    return "".join(json.dumps(c)[1:-1] if c < "\U00010000" else f"\\U{ord(c):08x}" for c in text).join('""')
+
+
+_Places = dict[tuple[str, ...], tuple[int, int]]
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], _Places]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); a configuration is a YAML file") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot read the configuration: {error.strerror}") from None
+    try:
+        content = YAML(typ="safe", pure=True).load(text)
+        root = YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        problem = error.problem or "not YAML"
+        if "constructor for the tag" in problem:
+            problem = "a YAML tag (`!`) is not allowed here: write plain values"
+        raise SpaceError(_sentence(problem), path=str(path), line=line, column=column) from None
+    except YAMLError as error:
+        raise SpaceError(_sentence(str(error)), path=str(path)) from None
+    if not isinstance(content, dict):
+        raise SpaceError("no configuration here: write one `name: value` a line", path=str(path))
+    places: _Places = {}
+    _note_places(root, (), places)
+    return {str(key): value for key, value in content.items()}, places
+
+
+def _note_places(node: Node | None, prefix: tuple[str, ...], places: _Places) -> None:
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            here = (*prefix, str(key.value))
+            places[here] = (key.start_mark.line + 1, key.start_mark.column + 1)
+            _note_places(value, here, places)
+
+
+def _section(model: type[Any], name: str, sections: Mapping[str, Any], path: Path, places: _Places) -> Any:
+    content = sections.get(name)
+    if content is None:
+        return None
+    if not isinstance(content, dict):
+        raise _error(path, places, (name,), f"'{name}' must hold one `key: value` a line")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            raise _error(path, places, (name, key), f"unknown key '{key}'{did_you_mean(key, model.model_fields)}") from None
+        raise _error(path, places, (name, key), f"{name}.{key}: {first['msg']}, got {first['input']!r}") from None
+
+
+def _spelling(settings: Mapping[str, Any], name: str) -> str:
+    """How hyperparameter `name` is written in `settings`: possibly by an alias; the last one, where two disagree."""
+    written = [key for key in settings if name in (key, ALIASES.get(key))]
+    return str(written[-1]) if written else name
+
+
+def _error(path: Path, places: _Places, where: tuple[str, ...], message: str) -> SpaceError:
+    line, column = places.get(where) or places.get(where[:-1]) or (1, 1)
+    return SpaceError(message, path=str(path), line=line, column=column)
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,171 @@
+"""The report: one HTML page that needs nothing but itself and a browser.
+
+plotly.js goes in once, compressed, and is unpacked by the page (DecompressionStream), which makes the file a third of
+its size. The Content-Security-Policy names the two scripts by their hashes, so that nothing that came from a model, a
+trial or a file name can ever run, and allows no request of any kind.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from hpsearch.config import HYPERPARAMETERS
+from hpsearch.errors import BadInput
+from hpsearch.report import figures, style
+from hpsearch.report.view import Scale, StudyView, amount, in_few_words, short
+from hpsearch.storage.records import TrialState
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def write_report(view: StudyView, study: optuna.Study | None, searched: Mapping[str, Scale], path: Path) -> None:
+    """Write the page of a study to `path`, whole or not at all.
+
+    study: Optuna's side of it, for the importances; without it they are left open. searched: in the order of the space.
+    Raises BadInput when `path` cannot be written.
+    """
+    page = render_report(view, study, searched)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot write the report here: {error.strerror}") from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+        temporary.chmod(0o644)  # mkstemp's file is for its owner alone; a report is to be shown.
+        temporary.replace(path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot write the report: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def render_report(view: StudyView, study: optuna.Study | None, searched: Mapping[str, Scale]) -> str:
+    """The page as text."""
+    drawn = _figures(view, study, searched)
+    library, packed = _plotly()
+    script, css = _asset("page.js"), _asset("page.css")
+    hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (library, script))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(short=short, amount=amount, when=_when)
+    return environment.from_string(_asset("page.html")).render(
+        view=view,
+        record=view.study,
+        best=view.best,
+        baseline=view.baseline,
+        states=[(state.value, view.counts[state]) for state in TrialState if view.counts[state]],
+        ended=_ended(view),
+        differing=_compared(view, searched, same=False),
+        same=_compared(view, searched, same=True),
+        sections=_sections(drawn),
+        slices={name: HYPERPARAMETERS[name].doc if name in HYPERPARAMETERS else "" for name in searched},
+        missing={name: figure["layout"]["annotations"][0]["text"] for name, figure in drawn.items() if not figure["data"]},
+        rows=[(trial, ", ".join(in_few_words(trial, view.baseline, limit=5))) for trial in view.trials],
+        policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'",
+        css=Markup(css),
+        script=Markup(script),
+        packed=Markup(packed),
+        figures=_json(
+            {name: {"data": figure["data"], "layout": figure["layout"]} for name, figure in drawn.items() if figure["data"]}
+        ),
+        templates=_json({"light": style.LIGHT, "dark": style.DARK}),
+    )
+
+
+def _figures(view: StudyView, study: optuna.Study | None, searched: Mapping[str, Scale]) -> dict[str, dict[str, Any]]:
+    importance = figures.importance_of(study, searched) if study is not None else {}
+    drawn: dict[str, go.Figure] = {
+        "history": figures.history(view),
+        "curves": figures.learning_curves(view),
+        "curves-flops": figures.learning_curves(view, "flops"),
+        "importances": figures.importances(view, importance),
+        "parallel": figures.parallel_coordinates(view, searched, importance),
+    }
+    drawn |= {f"slice-{name}": figures.slice_panel(view, name, scale) for name, scale in searched.items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for name, figure in drawn.items():
+        plain[name] = json.loads(figure.to_json())
+        # The page puts the title above the figure, where it wraps, and the template of the reader's colour scheme below it.
+        plain[name]["title"] = plain[name]["layout"].pop("title")["text"]
+        plain[name]["layout"].pop("template")
+        legend = name != "importances" and any(trace.get("showlegend", True) for trace in plain[name]["data"])
+        plain[name]["layout"].setdefault("margin", {})["t"] = 48 if legend else 24
+    return plain
+
+
+def _sections(drawn: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    notes = {
+        "history": "Lower is better. The line is the lowest value so far; a triangle on the upper edge is a trial above the "
+        "axis or without a value.",
+        "curves": "Held-out loss at each evaluation; every trial may spend the same budget. Point at the end of a curve to "
+        "read its configuration.",
+        "importances": "How much each parameter decides whether a trial is among the best tenth (at least five) of the "
+        "complete ones (PED-ANOVA). It says what mattered within the ranges searched, not which value is right.",
+        "parallel": "One line for each complete trial, the most important parameters first; the last axis is its value.",
+    }
+    return [{"id": name, "title": Markup(drawn[name]["title"]), "note": note} for name, note in notes.items()]
+
+
+def _compared(view: StudyView, searched: Mapping[str, Scale], *, same: bool) -> list[dict[str, Any]]:
+    """Hyperparameters of the best beside the baseline's: those searched or different, or (`same`) all others."""
+    if view.best is None:
+        return []
+    usual = view.baseline.config if view.baseline else {}
+    rows = []
+    for name, value in view.best.config.items():
+        differs = view.baseline is not None and usual.get(name) != value
+        if (differs or name in searched) is not same:
+            info = HYPERPARAMETERS.get(name)
+            rows.append(
+                {"name": name, "best": value, "baseline": usual.get(name), "differs": differs, "doc": info.doc if info else ""}
+            )
+    return rows
+
+
+def _ended(view: StudyView) -> str:
+    if view.study.finished_reason:
+        return f"It ended: {view.study.finished_reason}."
+    return f"It has not ended: {len(view.trials)} of {view.study.trials_target} trials so far; `hpsearch run` goes on with it."
+
+
+def _when(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)) if seconds else "—"
+
+
+def _asset(name: str) -> str:
+    return files("hpsearch.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _plotly() -> tuple[str, str]:
+    """plotly.js, and the same compressed in base64."""
+    library = get_plotlyjs()
+    return library, base64.b64encode(gzip.compress(library.encode(), 9, mtime=0)).decode()
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(value: Any) -> Markup:
+    """JSON that is safe inside a script element: a `<` in a text cannot end it."""
+    return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"))

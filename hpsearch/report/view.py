@@ -1,0 +1,267 @@
+"""One study as every reader sees it: the terminal, the page, the exports. Records in, plain values out.
+
+`hpsearch status` answers from here in a blink, so nothing heavier than the records is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+from hpsearch.errors import BadInput
+from hpsearch.objectives import OBJECTIVES
+from hpsearch.storage.records import AttemptRecord, DecisionRecord, PointRecord, StudyRecord, TrialRecord, TrialState
+
+INFEASIBLE = "infeasible"
+"""A complete trial whose reason starts with this word breaks a constraint of the study and is never best."""
+
+_CURVE_METRICS = ("val_bpb", "val_masked_bpb", "val_loss")
+
+
+class Reads(Protocol):
+    """What a view needs of the store."""
+
+    def trials(self, study_id: int, /) -> Sequence[TrialRecord]: ...
+    def points(self, study_id: int, /) -> Sequence[PointRecord]: ...
+    def attempts(self, study_id: int, /) -> Sequence[AttemptRecord]: ...
+    def decisions(self, study_id: int, /) -> Sequence[DecisionRecord]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How a searched parameter was searched."""
+
+    log: bool = False
+    choices: tuple[Any, ...] | None = None
+    """In the order of the space; None where it is a range of numbers."""
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study and all that is known of its trials, at one moment."""
+
+    study: StudyRecord
+    trials: list[TrialRecord]
+    points: list[PointRecord] = field(default_factory=list)
+    attempts: list[AttemptRecord] = field(default_factory=list)
+    decisions: list[DecisionRecord] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, store: Reads, study: StudyRecord, *, curves: bool = True) -> StudyView:
+        """The study as the store has it now. Without `curves` only the trials are read, which is all that a summary needs."""
+        trials = sorted(store.trials(study.id), key=lambda trial: trial.number)
+        if not curves:
+            return cls(study, trials)
+        return cls(study, trials, list(store.points(study.id)), list(store.attempts(study.id)), list(store.decisions(study.id)))
+
+    @property
+    def objective(self) -> str:
+        """The first objective: the one that trials are ranked by."""
+        return self.study.objectives[0]
+
+    @property
+    def unit(self) -> str:
+        known = OBJECTIVES.get(self.objective)
+        return known.unit if known else ""
+
+    @cached_property
+    def by_number(self) -> dict[int, TrialRecord]:
+        return {trial.number: trial for trial in self.trials}
+
+    @cached_property
+    def ranked(self) -> list[TrialRecord]:
+        """The trials that may be best, best first: complete, feasible, with a finite value. Ties go to the earlier one."""
+        return sorted(filter(succeeded, self.trials), key=lambda trial: (trial.value, trial.number))
+
+    @property
+    def best(self) -> TrialRecord | None:
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def baseline(self) -> TrialRecord | None:
+        """Trial 0: the priors' configuration."""
+        return self.by_number.get(0)
+
+    @property
+    def gain(self) -> float | None:
+        """How much lower the best value is than the baseline's, as a share of it; None while one is unknown."""
+        if self.best is None or self.baseline is None or not succeeded(self.baseline):
+            return None
+        best, baseline = self.best.value, self.baseline.value
+        return (baseline - best) / abs(baseline) if best is not None and baseline else None
+
+    @cached_property
+    def counts(self) -> dict[TrialState, int]:
+        """Trials by state, every state present."""
+        counted = Counter(trial.state for trial in self.trials)
+        return {state: counted[state] for state in TrialState}
+
+    @cached_property
+    def curve_metric(self) -> str:
+        """The metric of the learning curves: the objective where it is known while training, else the nearest loss."""
+        measured = {name for point in self.points for name in point.metrics}
+        return next((name for name in (self.objective, *_CURVE_METRICS) if name in measured), self.objective)
+
+    @cached_property
+    def _curves(self) -> dict[int, list[PointRecord]]:
+        curves: dict[int, list[PointRecord]] = {}
+        for point in sorted(self.points, key=lambda point: (point.trial_number, point.rung)):
+            curves.setdefault(point.trial_number, []).append(point)
+        return curves
+
+    def curve(self, number: int) -> list[PointRecord]:
+        """The evaluations of one trial in the order of their rungs; empty while there is none."""
+        return self._curves.get(number, [])
+
+    def reached(self, trial: TrialRecord) -> float | None:
+        """The trial's finite value, else its last finite one on the learning curve, else None."""
+        if finite(trial.value):
+            return trial.value
+        if self.curve_metric != self.objective:
+            return None
+        values = [point.metrics.get(self.objective) for point in self.curve(trial.number)]
+        return next((value for value in reversed(values) if finite(value)), None)
+
+    def best_so_far(self) -> list[tuple[int, float]]:
+        """(trial number, lowest value up to it) at each trial that may be best, in the order of the numbers."""
+        steps: list[tuple[int, float]] = []
+        for trial in sorted(self.ranked, key=lambda trial: trial.number):
+            assert trial.value is not None
+            steps.append((trial.number, min(trial.value, steps[-1][1]) if steps else trial.value))
+        return steps
+
+    def pick(self, number: int | None = None) -> TrialRecord:
+        """Trial `number`, or the best one. Raises BadInput where there is no such trial."""
+        name = self.study.name
+        if number is None:
+            if self.best is None:
+                raise BadInput(f"study '{name}' has no complete trial yet; see `hpsearch trials --study {name}`")
+            return self.best
+        if number not in self.by_number:
+            held = f"its trials are 0 to {max(self.by_number)}" if self.by_number else "it has none yet"
+            raise BadInput(f"study '{name}' has no trial {number}; {held}")
+        return self.by_number[number]
+
+
+def finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def succeeded(trial: TrialRecord) -> bool:
+    """Whether the trial may be best."""
+    return trial.state is TrialState.COMPLETE and finite(trial.value) and not trial.reason.startswith(INFEASIBLE)
+
+
+def short(value: Any) -> str:
+    """A hyperparameter or a measurement for the eye: four digits, `3e-4`, `true`, a dash for nothing."""
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 1e4):
+        return f"{int(value)}"
+    if isinstance(value, float):
+        mantissa, _, exponent = f"{value:.4g}".partition("e")
+        return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    return str(value)
+
+
+def amount(value: float, unit: str) -> str:
+    """A large count for the eye: `950 FLOP`, `3.4 PFLOP`."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if abs(value) < 1000:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:.3g} Z{unit}"
+
+
+def in_few_words(trial: TrialRecord, baseline: TrialRecord | None, limit: int = 6) -> list[str]:
+    """What the sampler proposed, as `name value`: first what differs from the baseline, `limit` of them at most."""
+    usual = {} if baseline is None or baseline.number == trial.number else baseline.params
+    names = sorted(trial.params, key=lambda name: name in usual and usual[name] == trial.params[name])
+    words = [f"{name} {short(trial.params[name])}" for name in names[:limit]]
+    return [*words, f"and {len(names) - limit} more"] if len(names) > limit else words
+
+
+def trial_dict(trial: TrialRecord) -> dict[str, Any]:
+    """One trial as documented JSON. A number that is not finite becomes null, as JSON has no other way."""
+    facts: dict[str, Any] = _jsonable(
+        {
+            "number": trial.number,
+            "state": trial.state.value,
+            "value": trial.value,
+            "values": trial.values,
+            "metrics": trial.metrics,
+            "params": trial.params,
+            "config": trial.config,
+            "num_parameters": trial.num_parameters,
+            "rung": trial.rung,
+            "iteration": trial.iteration,
+            "tokens": trial.tokens,
+            "flops": trial.flops,
+            "seconds": trial.seconds,
+            "reason": trial.reason,
+            "proposed_by": trial.proposed_by,
+            "attempts": trial.attempts,
+            "started_at": trial.started_at,
+            "ended_at": trial.ended_at,
+            "sample": trial.sample,
+        }
+    )
+    return facts
+
+
+def status_dict(view: StudyView) -> dict[str, Any]:
+    """The study as documented JSON: what was asked, how far it is, the best and the baseline."""
+    study = view.study
+    facts: dict[str, Any] = _jsonable(
+        {
+            "study": study.name,
+            "id": study.id,
+            "folder": study.folder,
+            "objectives": study.objectives,
+            "unit": view.unit,
+            "finished": bool(study.finished_reason),
+            "finished_reason": study.finished_reason,
+            "trials": {
+                "target": study.trials_target,
+                "total": len(view.trials),
+                **{state.value: count for state, count in view.counts.items()},
+            },
+            "best": trial_dict(view.best) if view.best else None,
+            "baseline": trial_dict(view.baseline) if view.baseline else None,
+            "gain": view.gain,
+            "spent": {
+                "seconds": sum(trial.seconds for trial in view.trials),
+                "tokens": sum(trial.tokens for trial in view.trials),
+                "flops": sum(trial.flops for trial in view.trials),
+            },
+            "budget": asdict(study.budget),
+            "data": study.data,
+            "data_fingerprint": study.data_fingerprint,
+            "space_digest": study.space_digest,
+            "sampler": study.sampler,
+            "pruner": study.pruner,
+            "seed": study.seed,
+            "versions": study.versions,
+            "host": study.host,
+            "device": study.device,
+            "threads": study.threads,
+            "created_at": study.created_at,
+        }
+    )
+    return facts
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(part) for part in value]
+    return value

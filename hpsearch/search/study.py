@@ -1,0 +1,346 @@
+"""A study: what was asked, frozen, with the database rows and the folder that belong to it."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpsearch import __version__
+from hpsearch.config import TrialConfig
+from hpsearch.data.corpus import Corpus, open_corpus
+from hpsearch.errors import BadInput, ConfigError, StudyGone
+from hpsearch.model.counting import Counts, count
+from hpsearch.objectives import OBJECTIVES
+from hpsearch.search import budget as budgets
+from hpsearch.search.pruning import make_pruner
+from hpsearch.search.samplers import make_sampler
+from hpsearch.space.parameters import Choices, Range
+from hpsearch.space.space import SearchSpace
+from hpsearch.space.values import lookup
+from hpsearch.storage.engine import optuna_storage
+from hpsearch.storage.records import BudgetRecord, Owner, StudyRecord
+from hpsearch.storage.store import Store
+from hpsearch.storage.transactions import storage_errors
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import RDBStorage
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+LEASE_S = 30.0
+"""A coordinator that has not renewed its lease for this long may be taken over by another one."""
+
+DEFAULT_SAMPLER = "tpe"
+DEFAULT_PRUNER = "median"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `hpsearch run` was asked to do. None: not said, so the study's own (or the default) holds."""
+
+    space: SearchSpace
+    name: str
+    trials: int
+    storage_url: str
+    studies_dir: Path
+    cache_dir: Path
+    devices: tuple[str, ...] = ("cpu",)
+    threads: int = 1
+    sampler: str | None = None
+    pruner: str | None = None
+    seed: int | None = None
+
+
+@dataclass
+class Study:
+    """An open study. Only its coordinator writes through it."""
+
+    record: StudyRecord
+    space: SearchSpace
+    store: Store
+    optuna: optuna.Study
+    storage: RDBStorage
+    folder: Path
+    cache_dir: Path
+    resumed: bool
+    limit: float = math.inf
+    """Trials after which the sampler has nothing left to propose."""
+    devices: tuple[str, ...] = ("cpu",)
+    _corpora: dict[int, Corpus] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> str:
+        """The first objective: what is reported at each rung and pruned on."""
+        return self.record.objectives[0]
+
+    @cached_property
+    def prunable(self) -> bool:
+        return len(self.record.objectives) == 1 and OBJECTIVES[self.objective].known == "while training"
+
+    def trial_folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:04d}"
+
+    def config(self, proposal: Mapping[str, Any], number: int) -> TrialConfig:
+        """The concrete config of a proposal under the study's budget."""
+        return concrete(self.space, proposal, self.record.budget, self.cache_dir, self._corpora, place=f"{number:04d}")
+
+    def violation(self, proposal: Mapping[str, Any]) -> str | None:
+        """Why a proposal cannot be a trial: a rule that it breaks, or a budget that does not pay for it."""
+        broken = self.space.violation(self.space.settings(proposal))
+        if broken is None:
+            try:
+                self.config(proposal, 0)
+            except BadInput as error:
+                return str(error)
+        return broken
+
+    def exists(self) -> bool:
+        """Whether Optuna still has the study; its dashboard can delete it at any moment."""
+        try:
+            self.storage.get_study_id_from_name(self.record.name)
+        except KeyError:
+            return False
+        return True
+
+    def discard(self) -> None:
+        """Undo the creation of a study that turned out to be impossible before its first trial."""
+        self.storage.delete_study(self.storage.get_study_id_from_name(self.record.name))
+        self.store.delete_study(self.record.id)
+        shutil.rmtree(self.folder)
+
+    def held_out_tokens(self, config: TrialConfig) -> int:
+        """Tokens that one evaluation reads, about: the held-out bytes over the bytes of a token."""
+        corpus = next(iter(self._corpora.values()))
+        held_out = sum(len(text.encode()) for text in corpus.held_out(config.eval_iters))
+        return round(held_out * corpus.train_tokens / corpus.train_bytes)
+
+    def freeze_budget(self, flops_per_s: float, speed_config: str, token: str) -> None:
+        """Note the speed that was measured, and turn device-seconds into FLOPs with it, once and for all trials."""
+        budget = self.record.budget
+        flops = budget.amount * flops_per_s if budget.kind == "device_seconds" else budget.flops
+        measured = replace(budget, flops=flops, flops_per_s=flops_per_s, speed_config=speed_config)
+        self.store.set_budget(self.record.id, measured, token=token)
+        self.record = replace(self.record, budget=measured)
+        self.write_files()
+
+    def write_files(self) -> None:
+        """`space.yaml` and `study.json` for people; the database is what counts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "space.yaml").write_text(self.record.space_text, encoding="utf-8")
+        (self.folder / "study.json").write_text(json.dumps(asdict(self.record), indent=2) + "\n", encoding="utf-8")
+
+
+def concrete(
+    space: SearchSpace,
+    proposal: Mapping[str, Any],
+    budget: BudgetRecord,
+    cache_dir: Path,
+    corpora: dict[int, Corpus],
+    *,
+    place: str = "",
+) -> TrialConfig:
+    """The concrete config of `proposal`: derived values, the tokenizer's size and what the budget decides.
+
+    corpora: texts already open, by vocabulary size; filled as needed. place: a folder name of the trial's own, put below a
+    `save_dir` or before the name of a `log_file` that the whole study shares.
+    """
+    settings = space.settings(proposal)
+    corpus = _corpus(space, settings, cache_dir, corpora)
+    settings["vocab_size"] = corpus.tokenizer.vocab_size
+    draft = TrialConfig.build({"max_iters": 1} | settings)
+    plan = budgets.plan(
+        budget,
+        settings | {"batch_size": draft.batch_size, "context_length": draft.context_length},
+        flops_per_token=count(draft).flops_per_token,
+        windows_per_pass=corpus.windows_per_pass(draft.context_length),
+    )
+    whole = plan | space.settings(proposal, plan) | {"vocab_size": corpus.tokenizer.vocab_size}
+    if whole.get("save_dir"):
+        whole["save_dir"] = str(Path(str(whole["save_dir"])) / place)
+    if whole.get("log_file"):
+        log = Path(str(whole["log_file"]))
+        whole["log_file"] = str(log.with_name(f"{place}-{log.name}" if place else log.name))
+    return TrialConfig.build(whole)
+
+
+def _corpus(space: SearchSpace, settings: Mapping[str, Any], cache_dir: Path, corpora: dict[int, Corpus]) -> Corpus:
+    vocab_size = int(lookup("vocab_size", settings))
+    if vocab_size not in corpora:
+        architecture = str(lookup("architecture", settings))
+        corpora[vocab_size] = open_corpus(space.data, vocab_size=vocab_size, architecture=architecture, cache_dir=cache_dir)
+    return corpora[vocab_size]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a request before anything is created."""
+
+    baseline: TrialConfig
+    counts: Counts
+    corpus: Corpus
+
+
+def check(request: Request) -> Checked:
+    """Find everything that is wrong with a request before anything is written. Raises BadInput."""
+    if not NAME.fullmatch(request.name):
+        raise BadInput(
+            f"--study '{request.name[:140]}': a study's name has 1 to 128 characters out of letters, digits, '.', '_' and '-'"
+        )
+    space = request.space
+    proposal = space.prior()
+    settings = space.settings(proposal)
+    corpora: dict[int, Corpus] = {}
+    corpus = _corpus(space, settings, request.cache_dir, corpora)
+    corpus.require(_longest_context(space), int(lookup("eval_iters", settings)))
+    placeholder = _new_budget(request, flops_per_s=1e12)
+    try:
+        baseline = concrete(space, proposal, placeholder, request.cache_dir, corpora)
+    except ConfigError as error:
+        raise space.document.place.error(f"the baseline (the priors) cannot be trained: {error}") from None
+    make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
+    make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
+    return Checked(baseline, count(baseline), corpus)
+
+
+def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
+    """Create the study, or open the one of that name if it is the same, and take its lease.
+
+    Raises BadInput with the difference when it is another one, StudyOwned when another coordinator works on it.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    store = Store.open(request.storage_url, create=True)
+    record = store.find_study(request.name)
+    resumed = record is not None
+    if record is None:
+        record = store.create_study(_new_record(request, checked))
+    _require_same(request, checked, record)
+    store.acquire(record.id, owner, LEASE_S)
+    if request.trials > record.trials_target:
+        store.raise_target(record.id, request.trials, token=owner.token)
+        record = replace(record, trials_target=request.trials)
+    storage = optuna_storage(request.storage_url)
+    with storage_errors(storage.engine.url):
+        return _open(request, store, record, storage, resumed)
+
+
+def _open(request: Request, store: Store, record: StudyRecord, storage: RDBStorage, resumed: bool) -> Study:
+    import optuna
+
+    with store.setup_lock():
+        study = optuna.create_study(
+            study_name=record.name,
+            storage=storage,
+            directions=["minimize"] * len(record.objectives),
+            load_if_exists=True,
+            pruner=make_pruner(record.pruner, record.budget.evaluations),
+        )
+    asked = len(study.get_trials(deepcopy=False))
+    if resumed and asked == 0 and store.trials(record.id):
+        raise StudyGone(
+            f"study '{record.name}' was deleted by another program; "
+            f"`hpsearch delete --study {record.name}` removes what is left of it"
+        )
+    study.set_metric_names(list(record.objectives))
+    if asked == 0:
+        study.enqueue_trial(request.space.prior(), skip_if_exists=True)
+    opened = Study(
+        record=record,
+        space=request.space,
+        store=store,
+        optuna=study,
+        storage=storage,
+        folder=request.studies_dir / record.folder,
+        cache_dir=request.cache_dir,
+        resumed=resumed,
+        devices=request.devices,
+    )
+    sampler = make_sampler(record.sampler, request.space, record.seed, asked, opened.violation)
+    study.sampler, opened.limit = sampler, sampler.limit
+    opened.write_files()
+    return opened
+
+
+def _new_budget(request: Request, flops_per_s: float | None = None) -> BudgetRecord:
+    asked = request.space.budget
+    flops = None
+    if asked.kind == "flops":
+        flops = asked.amount
+    elif asked.kind == "device_seconds" and flops_per_s is not None and asked.amount is not None:
+        flops = asked.amount * flops_per_s
+    return BudgetRecord(asked.kind, asked.amount or 0.0, asked.evaluations, flops, flops_per_s)
+
+
+def _new_record(request: Request, checked: Checked) -> StudyRecord:
+    return StudyRecord(
+        name=request.name,
+        space_text=request.space.to_yaml(),
+        space_digest=request.space.digest,
+        objectives=request.space.objectives,
+        data=request.space.data.model_dump(mode="json"),
+        data_fingerprint=checked.corpus.data_fingerprint,
+        budget=_new_budget(request),
+        sampler=request.sampler or DEFAULT_SAMPLER,
+        pruner=request.pruner or DEFAULT_PRUNER,
+        seed=request.seed or 0,
+        versions={
+            "hpsearch": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "optuna", "numpy", "tokenizers")},
+        },
+        host=socket.gethostname(),
+        device=request.devices[0].partition(":")[0],
+        threads=request.threads,
+        folder="",
+        trials_target=request.trials,
+    )
+
+
+def _require_same(request: Request, checked: Checked, record: StudyRecord) -> None:
+    """Refuse to resume a study with anything that would make its trials incomparable."""
+    from hpsearch.space.load import parse_space
+
+    if record.space_digest != request.space.digest:
+        old = parse_space(record.space_text, f"study {record.name}")
+        changes = old.differences(request.space) or ["its text"]
+        raise BadInput(
+            f"{request.space.document.place.path}: study '{record.name}' was made with another space ({'; '.join(changes[:4])}"
+            f"{'; …' if len(changes) > 4 else ''}); put the old values back, or start another study with --study NAME"
+        )
+    if record.data_fingerprint != checked.corpus.data_fingerprint:
+        raise BadInput(
+            f"study '{record.name}' was made with another text (fingerprint {record.data_fingerprint[:12]}, now "
+            f"{checked.corpus.data_fingerprint[:12]}); bring the old text back, or start another study with --study NAME"
+        )
+    for option, asked, kept in (
+        ("--sampler", request.sampler, record.sampler),
+        ("--pruner", request.pruner, record.pruner),
+        ("--seed", request.seed, record.seed),
+    ):
+        if asked is not None and asked != kept:
+            raise BadInput(
+                f"{option} {asked}: study '{record.name}' was made with {option} {kept}; "
+                "leave the option out, or start another study with --study NAME"
+            )
+
+
+def _longest_context(space: SearchSpace) -> int:
+    match space.parameters.get("context_length"):
+        case Range(high=high):
+            return int(high)
+        case Choices(choices=choices):
+            return max(int(choice) for choice in choices if choice is not None)
+        case _:
+            return int(lookup("context_length", space.settings(space.prior())))

@@ -1,0 +1,58 @@
+"""The configuration that a study starts from: the priors, made to satisfy the rules."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+from hpsearch.space.expressions import UnknownValue
+from hpsearch.space.parameters import Choices, Range, Searched, Setting, Settings, nearest
+from hpsearch.space.values import lookup
+
+if TYPE_CHECKING:
+    from hpsearch.space.space import SearchSpace
+
+SHAPE = ("d_model", "num_heads", "num_groups", "position", "max_position_embeddings", "context_length")
+"""What `TrialConfig.build` checks against each other."""
+MAX_MOVES = 2_000
+"""Configurations that are tried in place of a baseline that breaks a rule."""
+
+
+def baseline(space: SearchSpace) -> Settings:
+    """The proposal made of the priors; where that breaks a rule, values that nobody gave are moved to the nearest that do
+    not. When nothing near satisfies the rules, the unmoved proposal: the check then says what is wrong."""
+    first = space.propose(_start)
+    if space.violation(space.settings(first)) is None:
+        return first
+    involved = space.closure([*SHAPE, *(name for rule in space.rules for name in rule.expression.names)])
+    free = [each for each in space.searched if each.prior is None and each.name in involved and each.values]
+    for most in (12, 6, 4, 3, 2, 1):
+        near = {each.name: nearest(each, first.get(each.name), most) for each in free}
+        if math.prod(len(values) for values in near.values()) <= MAX_MOVES:
+            break
+    for rank in sorted(itertools.product(*(range(len(values)) for values in near.values())), key=sum):
+        moved = {name: values[index] for (name, values), index in zip(near.items(), rank, strict=True)}
+
+        def choose(parameter: Searched, settings: Settings, moved: Settings = moved) -> Setting:
+            return moved[parameter.name] if parameter.name in moved else _start(parameter, settings)
+
+        proposal = space.propose(choose)
+        if space.violation(space.settings(proposal)) is None:
+            return proposal
+    return first
+
+
+def _start(parameter: Searched, settings: Settings) -> Setting:
+    """Where the baseline begins, for a parameter whose value nobody gave."""
+    if parameter.prior is not None:
+        return parameter.snapped(parameter.prior) if isinstance(parameter, Range) else parameter.prior
+    if isinstance(parameter, Choices) and None in parameter.choices:
+        return None
+    try:
+        default = lookup(parameter.name, settings)
+    except UnknownValue:
+        return parameter.middle
+    if not parameter.contains(default):
+        return parameter.middle
+    return parameter.snapped(default) if isinstance(parameter, Range) else default  # type: ignore[arg-type]

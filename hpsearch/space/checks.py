@@ -1,0 +1,225 @@
+"""What no single entry can tell: whether the parts of a space fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hpsearch.config import HYPERPARAMETERS, TrialConfig, idle_reason
+from hpsearch.errors import ConfigError, SpaceError
+from hpsearch.objectives import OBJECTIVES
+from hpsearch.space.baseline import SHAPE
+from hpsearch.space.budget import check_budget
+from hpsearch.space.expressions import Expression, ExpressionError, UnknownValue
+from hpsearch.space.parameters import Derived, Fixed, Parameter, Settings
+from hpsearch.space.source import Place
+from hpsearch.space.space import DRAWS, Rule, SearchSpace
+from hpsearch.space.values import lookup, told
+
+SAMPLING = ("temperature", "top_k", "top_p")
+TRIED = 2_000
+"""Cases in which an expression is tried for errors."""
+
+
+def check(space: SearchSpace) -> None:
+    """Raises SpaceError for the first thing that does not fit."""
+    for parameter in space.parameters.values():
+        if isinstance(parameter, Derived):
+            for _ in space.cases([parameter.name], TRIED):
+                pass  # computing it raises what is wrong
+        _check_fixed(space, parameter)
+        _check_needs(space, parameter)
+    _check_objectives(space)
+    _check_sampling(space)
+    _check_vocabulary(space)
+    check_budget(space)
+    for rule in space.rules:
+        _check_rule(space, rule)
+    _check_baseline(space)
+    if not space.searched:
+        place = space.document.places["parameters"]
+        raise place.error("nothing is searched; give a parameter {low, high} or {choices}")
+
+
+def check_conditions(space: SearchSpace) -> None:
+    """Raises SpaceError for a `when` that nobody can tell in time, or that cannot be computed."""
+    for parameter in space.parameters.values():
+        if parameter.when is not None:
+            place = parameter.when_place or parameter.place
+            for unknown in sorted(space.undecided(parameter.when.names)):
+                raise place.error(
+                    f"{parameter.name}: `when: {parameter.when.text}` depends on {unknown}, which the budget decides later; "
+                    "use another condition"
+                )
+            _try(space, parameter.when, place, f"{parameter.name}: when")
+
+
+def idle_parameters(space: SearchSpace) -> list[Parameter]:
+    """Those whose `when` never holds."""
+    found = []
+    for parameter in space.parameters.values():
+        when = parameter.when
+        if when is not None and not any(holds(when, case) for case in space.cases(when.names)):
+            found.append(parameter)
+    return found
+
+
+def idle_error(parameter: Parameter) -> SpaceError:
+    assert parameter.when is not None
+    place = parameter.when_place or parameter.place
+    return place.error(
+        f"{parameter.name} does nothing: no configuration satisfies its `when: {parameter.when.text}` "
+        f"({', '.join(parameter.when.names) or 'no names'}); remove {parameter.name} or change the condition"
+    )
+
+
+def holds(expression: Expression, settings: Settings) -> bool:
+    try:
+        return bool(expression.evaluate(lambda name: lookup(name, settings)))
+    except (UnknownValue, ExpressionError):
+        return False
+
+
+def _try(space: SearchSpace, expression: Expression, place: Place, label: str) -> None:
+    for case in space.cases(expression.names, TRIED):
+        try:
+            expression.evaluate(lambda name, case=case: lookup(name, case))  # type: ignore[misc]
+        except UnknownValue:
+            continue
+        except ExpressionError as error:
+            raise place.error(
+                f"{label} `{expression.text}` cannot be computed with {told(expression.names, case)}: {error}; "
+                "change it or the ranges"
+            ) from None
+
+
+def _check_fixed(space: SearchSpace, parameter: Parameter) -> None:
+    if parameter.info.fixed and space.varies(parameter.name):
+        raise parameter.place.error(
+            f"{parameter.name} may not differ between trials: {parameter.info.fixed}; "
+            "give it one value that depends on nothing that is searched"
+        )
+
+
+def _check_needs(space: SearchSpace, parameter: Parameter) -> None:
+    if isinstance(parameter, Fixed) and parameter.value is None:
+        return
+    when = parameter.when
+    for key, needed in parameter.info.needs.items():
+        seen: dict[object, None] = {}
+        for case in space.cases([key, *(when.names if when else ())]):
+            if when is None or holds(when, case):
+                seen[lookup(key, case)] = None
+        useful, idle = [value for value in seen if value in needed], [value for value in seen if value not in needed]
+        if not idle:
+            continue
+        if not useful:
+            reason = idle_reason(parameter.name, {key: idle[0]})
+            raise parameter.place.error(f"{parameter.name} does nothing here: {reason}; remove it or change {key}")
+        condition = f"{key} == {useful[0]!r}" if len(useful) == 1 else f"{key} in {useful!r}"
+        if when is not None:
+            condition = f"({when.text}) and {condition}"
+        raise parameter.place.error(
+            f"{parameter.name} does nothing where {key} is {' or '.join(map(str, idle))}; add `when: {condition}`"
+        )
+
+
+def _check_objectives(space: SearchSpace) -> None:
+    place = (space.document.items.get("objective") or space.document).place
+    architectures = [str(case.get("architecture") or "decoder") for case in space.cases(["architecture"])]
+    for name in space.objectives:
+        missing = sorted({each for each in architectures if each not in OBJECTIVES[name].architectures})
+        if not missing:
+            continue
+        if space.varies("architecture"):
+            searched = ", ".join(dict.fromkeys(architectures))
+            raise space.parameters["architecture"].place.error(
+                f"architecture cannot be searched over {searched} under {name}: it does not exist for {' and '.join(missing)}; "
+                "leave that out, or use an objective that all of them have"
+            )
+        others = ", ".join(each.name for each in OBJECTIVES.values() if missing[0] in each.architectures)
+        raise place.error(f"objective {name} does not exist for architecture {missing[0]}; use one of {others}")
+    if "val_loss" in space.objectives and space.varies("vocab_size"):
+        raise place.error(
+            "objective val_loss is refused while vocab_size is searched: a loss per token does not compare between different "
+            "tokens; use val_bpb, or fix vocab_size"
+        )
+
+
+def _check_sampling(space: SearchSpace) -> None:
+    if any(OBJECTIVES[name].sampled for name in space.objectives):
+        return
+    for name in SAMPLING:
+        if name in space.parameters and space.varies(name):
+            objectives = " or ".join(space.objectives)
+            raise space.parameters[name].place.error(
+                f"a range on {name} is refused: {name} cannot change {objectives}, because sampling comes after training; "
+                "give it one value, or use objective generation_divergence"
+            )
+
+
+def _check_vocabulary(space: SearchSpace) -> None:
+    parameter = space.parameters.get("vocab_size")
+    if parameter is not None and space.data.tokenizer != "bpe":
+        raise parameter.place.error(
+            f"vocab_size does nothing here: with tokenizer {space.data.tokenizer} it follows from the text; remove it, or give "
+            "data: {tokenizer: bpe}"
+        )
+
+
+def _check_rule(space: SearchSpace, rule: Rule) -> None:
+    if not rule.expression.names:
+        raise rule.place.error(f"rule `{rule.expression.text}` names no hyperparameter, so it decides nothing; remove it")
+    if not space.undecided(rule.expression.names):
+        _try(space, rule.expression, rule.place, "rule")
+
+
+def _check_baseline(space: SearchSpace) -> None:
+    settings = space.settings(space.prior())
+    broken = space.broken_rule(settings)
+    if broken:
+        rule, sentence = broken
+        names = rule.expression.names
+        if not any(_permits(rule, case) for case in space.cases(names)):
+            raise rule.place.error(
+                f"no configuration satisfies `{rule.expression.text}`{_counted(space, names)}; {_change(names)}"
+            )
+        raise rule.place.error(f"the baseline (the priors) breaks a rule: {sentence}; change a prior of {' or '.join(names)}")
+    try:
+        TrialConfig.build({"max_iters": 1, **settings})
+    except ConfigError as error:
+        culprit = _place_of(space, error.name)
+        if error.name in SHAPE and all(_misshapen(case) for case in space.cases(SHAPE)):
+            raise culprit.error(f"no configuration can be built: {error}{_counted(space, SHAPE)}; change one of them") from None
+        raise culprit.error(f"the baseline (the priors) cannot be trained: {error}; change a prior") from None
+
+
+def _permits(rule: Rule, case: Settings) -> bool:
+    try:
+        return bool(rule.expression.evaluate(lambda name: lookup(name, case)))
+    except UnknownValue:
+        return True
+
+
+def _misshapen(case: Settings) -> bool:
+    try:
+        TrialConfig.build({"max_iters": 1, **case})
+    except ConfigError as error:
+        return error.name in SHAPE
+    return False
+
+
+def _counted(space: SearchSpace, names: Iterable[str]) -> str:
+    return "" if space.countable(names) else f" (none of {DRAWS} random ones)"
+
+
+def _change(names: Iterable[str]) -> str:
+    return f"change the values of {' or '.join(names)}, or the rule"
+
+
+def _place_of(space: SearchSpace, name: str) -> Place:
+    """Where to mend `name`: its own entry, else that of what it follows or is checked against."""
+    candidates = (*space.resolved([name]), *(each for each in SHAPE if name in SHAPE and each in space.parameters))
+    if candidates:
+        return space.parameters[candidates[0]].place
+    assert name in HYPERPARAMETERS
+    return space.document.places["parameters"]

@@ -1,0 +1,280 @@
+"""One entry under `parameters:` → Parameter, with errors at the place of what is wrong."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+
+from hpsearch.config import ALIASES, HYPERPARAMETERS, Hyperparameter, canonical_name
+from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.space.expressions import Expression, ExpressionError, Kind, parse_expression
+from hpsearch.space.parameters import KINDS, Choices, Derived, Fixed, Parameter, Range, Setting, may_be_empty
+from hpsearch.space.source import Mapping, Node, Place, Scalar, Sequence, plain
+
+FORMS: dict[str, tuple[str, ...]] = {
+    "value": ("value", "when"),
+    "choices": ("choices", "prior", "when"),
+    "low": ("low", "high", "log", "step", "prior", "when"),
+}
+"""The keys of each way to declare a parameter, by the key that tells which one it is."""
+CONSTRAINTS = ("num_parameters", "flops_per_token", "memory_bytes", "train_seconds")
+LARGEST = 2**53
+"""Up to here whole numbers are exact as floats, whatever computes with them."""
+MAX_STEPS = 1_000_000_000
+
+
+def read_parameter(written: str, key: Place, node: Node) -> Parameter:
+    try:
+        info = HYPERPARAMETERS[canonical_name(written)]
+    except ConfigError as error:
+        near = "" if "did you mean" in str(error) else "; `hpsearch params` lists them"
+        raise key.error(f"{error}{near}") from None
+    match node:
+        case Scalar():
+            return _single(info, node, key, None, None)
+        case Sequence():
+            raise node.place.error(f"{written}: a list of choices is written {{choices: [...]}}")
+        case Mapping():
+            return _declared(info, node, key)
+
+
+def read_expression(node: Node, wanted: Kind, label: str) -> Expression:
+    """label: what it is, for the messages (`when`, `a rule`, or the hyperparameter)."""
+    if not isinstance(node, Scalar) or not isinstance(node.value, str):
+        raise node.place.error(f"{label} is an expression such as `d_model % num_heads == 0`, not {_shown(node)}")
+    try:
+        expression = parse_expression(node.value, KINDS, ALIASES)
+    except ExpressionError as error:
+        message = _unknown_name(error) if error.unknown else error.message
+        raise _inside(node, error.offset).error(f"{label}: {message}") from None
+    for name, string, offset in expression.literals:
+        choices = HYPERPARAMETERS[name].choices
+        if choices and string not in choices:
+            raise _inside(node, offset).error(f"{label}: {_no_choice(HYPERPARAMETERS[name], string)}")
+    if expression.kind != wanted:
+        hint = f"; did you mean `{expression.text} == 0`?" if (wanted, expression.kind) == ("boolean", "number") else ""
+        needed = "true or false" if wanted == "boolean" else f"a {wanted}"
+        raise node.place.error(f"{label} must come to {needed}; `{expression.text}` comes to a {expression.kind}{hint}")
+    return expression
+
+
+def _declared(info: Hyperparameter, node: Mapping, key: Place) -> Parameter:
+    known = tuple(dict.fromkeys(each for keys in FORMS.values() for each in keys))
+    for each, place in node.places.items():
+        if each not in known:
+            hint = did_you_mean(each, known) or f"; known: {', '.join(known)}"
+            raise place.error(f"{info.name}: unknown key '{each}'{hint}")
+    form = next((form for form in FORMS if form in node.items), "low" if "high" in node.items else None)
+    if form is None:
+        raise node.place.error(f"{info.name}: give a value, {{low, high}} or {{choices}}")
+    for each, place in node.places.items():
+        if each not in FORMS[form]:
+            raise place.error(f"{info.name}: '{each}' does not go with '{form}'; remove one of them")
+    when = read_expression(node.items["when"], "boolean", f"{info.name}: when") if "when" in node.items else None
+    when_place = node.items["when"].place if when else None
+    if form == "value":
+        return _single(info, node.items["value"], key, when, when_place)
+    if info.fixed:
+        raise key.error(f"a range on {info.name} is refused: {info.fixed}; give it one value")
+    if form == "choices":
+        return _choices(info, node, key, when, when_place)
+    return _range(info, node, key, when, when_place)
+
+
+def _single(info: Hyperparameter, node: Node, key: Place, when: Expression | None, when_place: Place | None) -> Parameter:
+    if not isinstance(node, Scalar):
+        raise node.place.error(f"{info.name}: one value is needed, not {_shown(node)}")
+    text = node.value
+    if isinstance(text, str) and info.kind != "str":
+        word = text.strip()
+        if info.kind == "bool" and word.lower() in ("yes", "no", "on", "off", "y", "n"):
+            raise node.place.error(f"{info.name}: write true or false, not {word}")
+        if not (info.kind == "choice" and (word in info.choices or word.isidentifier())):
+            expression = read_expression(node, KINDS[info.name], info.name)
+            if expression.names:
+                return Derived(name=info.name, when=when, place=key, when_place=when_place, expression=expression)
+            node = Scalar(_constant(expression, node, info), node.place)
+    return Fixed(name=info.name, when=when, place=key, when_place=when_place, value=read_value(info, node))
+
+
+def _constant(expression: Expression, node: Scalar, info: Hyperparameter) -> bool | int | float | str:
+    try:
+        return expression.evaluate(lambda name: 0)
+    except ExpressionError as error:
+        raise node.place.error(f"{info.name}: {error.message}") from None
+
+
+def read_value(info: Hyperparameter, node: Node, what: str = "") -> Setting:
+    """A value of the hyperparameter's own type, within its bounds. what: `low`, `prior`…, for the messages."""
+    label = f"{info.name}: {what}" if what else info.name
+    value = node.value if isinstance(node, Scalar) else None
+    if not isinstance(node, Scalar):
+        raise node.place.error(f"{label}: one value is needed, not {_shown(node)}")
+    if value is None:
+        if may_be_empty(info) and what in ("", "a choice", "prior"):
+            return None
+        raise node.place.error(f"{label} has no value; give {_wanted(info)}")
+    if info.kind == "choice":
+        if value not in info.choices:
+            raise node.place.error(f"{label}: {_no_choice(info, value)}")
+        return value
+    if info.kind == "str":
+        if not isinstance(value, str) or not value:
+            raise node.place.error(f"{label} is {_wanted(info)}, not {_shown(node)}")
+        return value
+    if info.kind == "bool":
+        if not isinstance(value, bool):
+            raise node.place.error(f"{label} is true or false, not {_shown(node)}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise node.place.error(f"{label} is {_wanted(info)}, not {_shown(node)}")
+    number = _typed(info, value, node.place, label)
+    reason = _out_of_bounds(info, number)
+    if reason:
+        raise node.place.error(f"{label} {number} is out of bounds: {reason}")
+    return number
+
+
+def _typed(info: Hyperparameter, value: int | float, place: Place, label: str) -> int | float:
+    if info.kind == "float":
+        try:
+            return float(value)
+        except OverflowError:
+            raise place.error(f"{label} {value} is too large") from None
+    if isinstance(value, float) and not value.is_integer():
+        near = [str(whole) for whole in (math.floor(value), math.ceil(value)) if not _out_of_bounds(info, whole)]
+        raise place.error(
+            f"{label} must be a whole number, not {value}{'; ' if near else ''}{' or '.join(near)}{'?' if near else ''}"
+        )
+    return int(value)
+
+
+def _range(info: Hyperparameter, node: Mapping, key: Place, when: Expression | None, when_place: Place | None) -> Range:
+    if info.kind not in ("int", "float"):
+        raise key.error(f"{info.name} is {_wanted(info)}, so it has no low and high; write {{choices: [...]}}")
+    for side, other in (("low", "high"), ("high", "low")):
+        if side not in node.items:
+            raise node.place.error(f"{info.name} has {other} but no {side}; give both")
+    ends: dict[str, int | float] = {}
+    for side in ("low", "high"):
+        value = read_value(info, node.items[side], side)
+        assert isinstance(value, int | float)
+        ends[side] = value
+    low, high = ends["low"], ends["high"]
+    if low > high:
+        raise node.items["low"].place.error(f"{info.name}: low {low} is above high {high}; swap them")
+    log = False
+    if "log" in node.items:
+        written = plain(node.items["log"])
+        if not isinstance(written, bool):
+            raise node.items["log"].place.error(f"{info.name}: log is true or false, not {_shown(node.items['log'])}")
+        log = written
+        if log and low <= 0:
+            raise node.items["low"].place.error(
+                f"{info.name}: a log scale needs low above 0, not {low}; raise low or remove log"
+            )
+    step = _step(info, node.items["step"], low, high, log) if "step" in node.items else None
+    prior = _prior_number(info, node.items["prior"], low, high) if "prior" in node.items else None
+    return Range(
+        name=info.name, when=when, place=key, when_place=when_place, low=low, high=high, log=log, step=step, prior=prior
+    )
+
+
+def _step(info: Hyperparameter, node: Node, low: int | float, high: int | float, log: bool) -> int | float | None:
+    label = f"{info.name}: step"
+    value = plain(node)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise node.place.error(f"{label} is a number above 0, not {_shown(node)}")
+    step = _typed(info, value, node.place, label)
+    if log:
+        raise node.place.error(f"{info.name}: step does not go with log; remove one of them")
+    first, last, width = Decimal(str(low)), Decimal(str(high)), Decimal(str(step))
+    if width > last - first:
+        raise node.place.error(f"{label} {step} is larger than the range from {low} to {high}; make it smaller or remove it")
+    if (last - first) / width > MAX_STEPS:
+        raise node.place.error(f"{label} {step} is too fine for the range from {low} to {high}; remove it")
+    if (last - first) % width:
+        reached = last - (last - first) % width
+        raise node.place.error(
+            f"{label} {step} does not reach high {high} from {low}; write high: {reached} or {reached + width}"
+        )
+    return None if info.kind == "int" and step == 1 else step
+
+
+def _prior_number(info: Hyperparameter, node: Node, low: int | float, high: int | float) -> int | float:
+    prior = read_value(info, node, "prior")
+    if prior is None:
+        raise node.place.error(f"{info.name}: prior has no value; give a number from {low} to {high}")
+    assert isinstance(prior, int | float)
+    if not low <= prior <= high:
+        raise node.place.error(f"{info.name}: prior {prior} is outside the range from {low} to {high}")
+    return prior
+
+
+def _choices(info: Hyperparameter, node: Mapping, key: Place, when: Expression | None, when_place: Place | None) -> Choices:
+    listed = node.items["choices"]
+    if not isinstance(listed, Sequence):
+        raise listed.place.error(f"{info.name}: choices is a list, as in {{choices: [...]}}, not {_shown(listed)}")
+    if not listed.items:
+        raise listed.place.error(f"{info.name}: choices is empty; list at least one value, or give one value without choices")
+    values: list[Setting] = []
+    for item in listed.items:
+        value = read_value(info, item, "a choice")
+        if value in values:
+            raise item.place.error(f"{info.name}: {_shown(item)} is among the choices twice; keep one")
+        values.append(value)
+    prior: Setting = None
+    if "prior" in node.items:
+        prior = read_value(info, node.items["prior"], "prior")
+        if prior not in values:
+            shown = ", ".join(_shown(item) for item in listed.items)
+            raise node.items["prior"].place.error(f"{info.name}: prior {_shown(node.items['prior'])} is not one of {shown}")
+    return Choices(name=info.name, when=when, place=key, when_place=when_place, choices=tuple(values), prior=prior)
+
+
+def _out_of_bounds(info: Hyperparameter, value: int | float) -> str:
+    if info.low is not None and (value < info.low or (info.low_open and value == info.low)):
+        return f"{info.name} is {'above' if info.low_open else 'at least'} {info.low:g}"
+    if info.high is None and value > LARGEST:
+        return f"{info.name} is at most {LARGEST}"
+    if info.high is not None and (value > info.high or (info.high_open and value == info.high)):
+        return f"{info.name} is {'below' if info.high_open else 'at most'} {info.high:g}"
+    return ""
+
+
+def _wanted(info: Hyperparameter) -> str:
+    if info.kind == "choice":
+        return f"one of {', '.join(info.choices)}"
+    return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a path"}[info.kind]
+
+
+def _no_choice(info: Hyperparameter, value: object) -> str:
+    near = did_you_mean(value, info.choices) if isinstance(value, str) else ""
+    return f"'{value}' is not one of {info.name}'s values ({', '.join(info.choices)}){near}"
+
+
+def _inside(node: Scalar, offset: int) -> Place:
+    return node.text_place.shifted(offset) if node.text_place else node.place
+
+
+def _unknown_name(error: ExpressionError) -> str:
+    name = error.unknown
+    if any(name in info.choices for info in HYPERPARAMETERS.values()):
+        return f"unknown name '{name}'; a word that is a value stands in quotes: '{name}'"
+    if name in CONSTRAINTS:
+        return f"unknown name '{name}'; limits on it stand under `constraints:`"
+    return error.message if "did you mean" in error.message else f"{error.message}; `hpsearch params` lists the names"
+
+
+def _shown(node: Node) -> str:
+    match node:
+        case Scalar(value=None):
+            return "nothing"
+        case Scalar(value=bool() as value):
+            return str(value).lower()
+        case Scalar(value=value):
+            return f"'{value}'" if isinstance(value, str) else f"{value}"
+        case Sequence():
+            return "a list"
+        case Mapping():
+            return "a mapping"

@@ -1,0 +1,280 @@
+"""A search-space file → SearchSpace, or a SpaceError that says where, what, and what to do."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from collections.abc import Mapping as AnyMapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, canonical_name
+from hpsearch.errors import BadInput, SpaceError, did_you_mean
+from hpsearch.objectives import OBJECTIVES
+from hpsearch.space.budget import read_budget
+from hpsearch.space.canonical import BUDGET_PARAMETERS
+from hpsearch.space.checks import check, check_conditions, idle_error, idle_parameters
+from hpsearch.space.declare import CONSTRAINTS, read_expression, read_parameter
+from hpsearch.space.parameters import Fixed, Parameter
+from hpsearch.space.source import Mapping, Node, Place, Scalar, Sequence, plain, read_yaml, resolve
+from hpsearch.space.space import Bound, Rule, SearchSpace
+
+SECTIONS = ("name", "objective", "data", "budget", "parameters", "require", "constraints")
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def load_space(path: Path) -> SearchSpace:
+    """Raises SpaceError (what is in the file) or BadInput (a file that cannot be read)."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); give the path of a search space") from None
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        place = Place(str(path), before.count(b"\n") + 1, len(before) - before.rfind(b"\n"))
+        raise place.error(f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    return parse_space(text, str(path))
+
+
+def parse_space(text: str, path: str = "<space>") -> SearchSpace:
+    """Raises SpaceError."""
+    root = read_yaml(text, path)
+    if not isinstance(root, Mapping):
+        found = "is empty" if plain(root) is None else "is no mapping"
+        raise root.place.error(f"this search space {found}; it needs `parameters:` with at least one of them")
+    return _build(root)
+
+
+def overridden(
+    space: SearchSpace, settings: AnyMapping[str, Any], budget: AnyMapping[str, Any], data: AnyMapping[str, Any]
+) -> SearchSpace:
+    """`SearchSpace.override`."""
+    root = space.document
+    try:
+        parameters = root.items["parameters"]
+        assert isinstance(parameters, Mapping)
+        by_name = {canonical_name(written): written for written in parameters.items}
+        for written, value in settings.items():
+            place = Place(f"--set {written}={value}")
+            name = ALIASES.get(written, written)
+            given = _node(value, place)
+            parameter = space.parameters.get(name)
+            if parameter is not None and parameter.when is not None:
+                condition = Scalar(parameter.when.text, parameter.when_place or place)
+                given = Mapping({"value": given, "when": condition}, {"value": place, "when": condition.place}, place)
+            parameters = _with(_without(parameters, by_name.get(name, name)), written, given, place)
+        if budget:
+            root, parameters = _rebudgeted(root, parameters, budget)
+        root = _with(root, "parameters", parameters)
+        for key, value in data.items():
+            place = Place(f"--data {key}={value}")
+            old = root.items.get("data")
+            whole = old if isinstance(old, Mapping) else Mapping({}, {}, place)
+            # A text's or a tokenizer's name stays a name, whatever it looks like.
+            node = Scalar(value, place) if isinstance(value, str) and key != "validation" else _node(value, place)
+            root = _with(root, "data", _with(whole, key, node, place), place)
+        named = root if "name" in root.items else _with(root, "name", Scalar(space.name, root.place))
+        return _build(named, explicit={ALIASES.get(name, name) for name in settings})
+    except SpaceError as error:
+        if error.path.startswith("--"):
+            raise BadInput(f"{error.path}: {error.message}") from None
+        raise
+
+
+def _rebudgeted(root: Mapping, parameters: Mapping, budget: AnyMapping[str, Any]) -> tuple[Mapping, Mapping]:
+    old = root.items.get("budget")
+    place = Place("--budget " + ",".join(f"{key}={value}" for key, value in budget.items()))
+    kept = old if isinstance(old, Mapping) else Mapping({}, {}, place)
+    if set(budget) - {"evaluations"}:
+        for key in [key for key in kept.items if key != "evaluations"]:
+            kept = _without(kept, key)
+        for written in [written for written in parameters.items if canonical_name(written) in BUDGET_PARAMETERS]:
+            parameters = _without(parameters, written)
+    for key, value in budget.items():
+        kept = _with(kept, key, _node(value, place), place)
+    return _with(root, "budget", kept, place), parameters
+
+
+def _build(root: Mapping, explicit: Collection[str] | None = None) -> SearchSpace:
+    """explicit: the parameters that an override sets; None when this is no override."""
+    for key, place in root.places.items():
+        if key not in SECTIONS:
+            inside = key in HYPERPARAMETERS or key in ALIASES
+            hint = "; it belongs under `parameters:`" if inside else did_you_mean(key, SECTIONS)
+            raise place.error(f"unknown key '{key}'{hint or '; known: ' + ', '.join(SECTIONS)}")
+    parameters = _parameters(root)
+    space = SearchSpace(
+        name=_name(root),
+        objectives=_objectives(root, parameters),
+        data=_data(root.items.get("data")),
+        budget=read_budget(root.items.get("budget"), parameters),
+        parameters=parameters,
+        rules=_rules(root.items.get("require")),
+        constraints=_constraints(root.items.get("constraints")),
+        document=root,
+    )
+    check_conditions(space)
+    while idle := idle_parameters(space):
+        for parameter in idle:
+            if explicit is None or parameter.name in explicit:
+                raise idle_error(parameter)
+        gone = {parameter.name for parameter in idle}
+        kept = {name: parameter for name, parameter in space.parameters.items() if name not in gone}
+        space = replace(space, parameters=kept)
+    check(space)
+    return space
+
+
+def _parameters(root: Mapping) -> dict[str, Parameter]:
+    node = root.items.get("parameters")
+    if not isinstance(node, Mapping) or not node.items:
+        place = node.place if node else root.place
+        raise place.error(
+            "`parameters:` is missing or empty; give at least one: learning_rate: {low: 1e-5, high: 1e-2, log: true}"
+        )
+    parameters: dict[str, Parameter] = {}
+    spelled: dict[str, str] = {}
+    for written, item in node.items.items():
+        place = node.places[written]
+        parameter = read_parameter(written, place, item)
+        name = parameter.name
+        if name in parameters and parameters[name] != parameter:
+            raise place.error(
+                f"'{written}' and '{spelled[name]}' (line {parameters[name].place.line}) are two names of {name} and disagree; "
+                "keep one"
+            )
+        parameters.setdefault(name, parameter)
+        spelled.setdefault(name, written)
+    return parameters
+
+
+def _name(root: Mapping) -> str:
+    node = root.items.get("name")
+    if node is None:
+        stem = Path(root.place.path).stem.strip("<>")
+        if not NAME.fullmatch(stem):
+            raise root.place.error(f"'{stem}' cannot be a study's name; add `name:` with letters, digits, '.', '_' or '-'")
+        return stem
+    if not isinstance(node, Scalar) or not isinstance(node.value, str) or not NAME.fullmatch(node.value):
+        raise node.place.error("a name has 1 to 128 letters, digits, '.', '_' or '-', and is in quotes if it is a number")
+    return node.value
+
+
+def _objectives(root: Mapping, parameters: dict[str, Parameter]) -> tuple[str, ...]:
+    node = root.items.get("objective")
+    if node is None:
+        architecture = parameters.get("architecture")
+        encoder = isinstance(architecture, Fixed) and architecture.value == "encoder"
+        return ("val_masked_bpb" if encoder else "val_bpb",)
+    items = node.items if isinstance(node, Sequence) else (node,)
+    found: list[str] = []
+    for item in items:
+        name = plain(item)
+        if not isinstance(name, str) or name not in OBJECTIVES:
+            near = did_you_mean(name, OBJECTIVES) if isinstance(name, str) else ""
+            raise item.place.error(f"unknown objective '{name}'{near or '; known: ' + ', '.join(OBJECTIVES)}")
+        if name in found:
+            raise item.place.error(f"objective {name} is given twice; keep one")
+        found.append(name)
+    if not found:
+        raise node.place.error(f"objective is empty; give one of {', '.join(OBJECTIVES)}")
+    return tuple(found)
+
+
+def _data(node: Node | None) -> DataConfig:
+    if node is None:
+        return DataConfig.model_validate({})
+    if not isinstance(node, Mapping):
+        raise node.place.error("data is written {text: pydoc, tokenizer: bytes, validation: 0.1}")
+    fields = DataConfig.model_fields
+    for key, place in node.places.items():
+        if key not in fields:
+            raise place.error(f"data: unknown key '{key}'{did_you_mean(key, fields) or '; known: ' + ', '.join(fields)}")
+    written = {key: plain(item) for key, item in node.items.items()}
+    tokenizer, validation = written.get("tokenizer"), written.get("validation", 0.1)
+    try:
+        config = DataConfig.model_validate(written)
+    except ValidationError as error:
+        key = str(error.errors()[0]["loc"][0])
+        near = did_you_mean(tokenizer, ("bytes", "chars", "bpe")) if key == "tokenizer" and isinstance(tokenizer, str) else ""
+        raise node.items[key].place.error(f"data: {key} is {fields[key].description}{near}") from None
+    texts = [config.text] if isinstance(config.text, str) else list(config.text)
+    weights = list(config.text.values()) if isinstance(config.text, dict) else []
+    if not texts or not all(texts) or not all(0 < weight < math.inf for weight in weights):
+        raise node.items["text"].place.error("data: text needs at least one text, each with a name, and weights above 0")
+    if (
+        validation is True
+        or (isinstance(config.validation, float) and not 0 < config.validation < 1)
+        or config.validation == ""
+    ):
+        raise node.items["validation"].place.error(
+            f"data: validation {validation} is neither a share above 0 and below 1 nor a file; 0.1 is usual"
+        )
+    return config
+
+
+def _rules(node: Node | None) -> tuple[Rule, ...]:
+    if node is None:
+        return ()
+    items = node.items if isinstance(node, Sequence) else (node,)
+    rules: list[Rule] = []
+    for item in items:
+        rule = Rule(read_expression(item, "boolean", "a rule"), item.place)
+        if rule not in rules:
+            rules.append(rule)
+    return tuple(rules)
+
+
+def _constraints(node: Node | None) -> dict[str, Bound]:
+    if node is None:
+        return {}
+    if not isinstance(node, Mapping):
+        raise node.place.error("constraints are written num_parameters: {max: 5e6}")
+    found: dict[str, Bound] = {}
+    for name, item in node.items.items():
+        if name not in CONSTRAINTS:
+            raise node.places[name].error(
+                f"unknown constraint '{name}'{did_you_mean(name, CONSTRAINTS) or '; known: ' + ', '.join(CONSTRAINTS)}"
+            )
+        if not isinstance(item, Mapping) or not item.items:
+            raise item.place.error(f"{name} is limited as in {{max: 5e6}} or {{min: 1e5, max: 5e6}}")
+        sides: dict[str, float] = {}
+        for side, limit in item.items.items():
+            if side not in ("min", "max"):
+                raise item.places[side].error(f"{name}: unknown key '{side}'; known: min, max")
+            value = plain(limit)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+                raise limit.place.error(
+                    f"{name}: {side} is a number from 0, not {value if isinstance(limit, Scalar) else 'a list'}"
+                )
+            sides[side] = float(value)
+        bound = Bound(**sides)
+        if bound.min is not None and bound.max is not None and bound.min > bound.max:
+            raise item.items["min"].place.error(f"{name}: min {bound.min:g} is above max {bound.max:g}; swap them")
+        found[name] = bound
+    return found
+
+
+def _node(value: Any, place: Place) -> Node:
+    """Data that did not come from a file."""
+    if isinstance(value, AnyMapping):
+        return Mapping({str(key): _node(item, place) for key, item in value.items()}, {str(key): place for key in value}, place)
+    if isinstance(value, list | tuple):
+        return Sequence(tuple(_node(item, place) for item in value), place)
+    return Scalar(resolve(value) if isinstance(value, str) else value, place)
+
+
+def _with(mapping: Mapping, key: str, node: Node, place: Place | None = None) -> Mapping:
+    at = place or mapping.places.get(key, mapping.place)
+    return Mapping(mapping.items | {key: node}, mapping.places | {key: at}, mapping.place)
+
+
+def _without(mapping: Mapping, key: str) -> Mapping:
+    items = {each: node for each, node in mapping.items.items() if each != key}
+    return Mapping(items, {each: mapping.places[each] for each in items}, mapping.place)

@@ -1,0 +1,161 @@
+"""The JSON Schema of a search space, from HYPERPARAMETERS: completion and checks while typing in an editor.
+
+It knows every key, value, bound and choice. What depends on several entries (rules, priors inside their range, conditions)
+only `load_space` can tell.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from hpsearch.config import HYPERPARAMETERS, DataConfig, Hyperparameter, TokenizerKind
+from hpsearch.objectives import OBJECTIVES
+from hpsearch.space.budget import BUDGET_KINDS, MAX_EVALUATIONS, WHOLE_KINDS
+from hpsearch.space.declare import CONSTRAINTS
+from hpsearch.space.load import NAME
+from hpsearch.space.parameters import may_be_empty
+
+Schema = dict[str, Any]
+_EXPRESSION: Schema = {"type": "string", "minLength": 1, "description": "an expression, as in `4 * d_model`"}
+_WHEN: Schema = {"type": "string", "minLength": 1, "description": "a condition, as in `optimizer == 'sgd'`"}
+_POSITIVE: Schema = {"type": "number", "exclusiveMinimum": 0}
+
+
+def space_schema() -> Schema:
+    """JSON Schema (draft 2020-12) of a search-space file."""
+    parameters: dict[str, Schema] = {}
+    for name, info in HYPERPARAMETERS.items():
+        parameters[name] = _parameter(info)
+        for alias in info.aliases:
+            parameters[alias] = {"$ref": f"#/properties/parameters/properties/{name}", "description": f"alias of {name}"}
+    objective = {"enum": list(OBJECTIVES)}
+    told = "\n".join(f"{each.name} ({each.unit}): {each.doc}" for each in OBJECTIVES.values())
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hpsearch search space",
+        **_closed(
+            {
+                "name": {"type": "string", "pattern": f"^{NAME.pattern}$", "description": "the study's name, unless --study"},
+                "objective": {
+                    "description": told,
+                    "anyOf": [objective, {"type": "array", "items": objective, "minItems": 1, "uniqueItems": True}],
+                },
+                "data": _data(),
+                "budget": _budget(),
+                "parameters": {**_closed(parameters), "minProperties": 1},
+                "require": {
+                    "description": "rules that every configuration satisfies, as in `d_model % num_heads == 0`",
+                    "anyOf": [
+                        {"type": "string", "minLength": 1},
+                        {"type": "array", "items": {"type": "string", "minLength": 1}},
+                    ],
+                },
+                "constraints": _closed({name: _bound() for name in CONSTRAINTS}),
+            },
+            required=["parameters"],
+        ),
+    }
+
+
+def _parameter(info: Hyperparameter) -> Schema:
+    value = _value(info)
+    empty: list[Schema] = [{"type": "null"}] if may_be_empty(info) else []
+    single = [value, *empty]
+    if info.kind in ("int", "float", "bool"):
+        single.append(_EXPRESSION)
+    elif info.kind == "choice":
+        # A quote tells an expression from a misspelt choice.
+        single.append({**_EXPRESSION, "pattern": "['\"]"})
+    forms = [*single, _closed({"value": {"anyOf": single}, "when": _WHEN}, required=["value"])]
+    if not info.fixed:
+        listed = {"anyOf": [value, *empty]}
+        choices = {"type": "array", "items": listed, "minItems": 1, "uniqueItems": True}
+        forms.append(_closed({"choices": choices, "prior": listed, "when": _WHEN}, required=["choices"]))
+        if info.kind in ("int", "float"):
+            forms.append(_range(info, value))
+    return {"description": _doc(info), "anyOf": forms}
+
+
+def _range(info: Hyperparameter, value: Schema) -> Schema:
+    step = {**_POSITIVE, "type": "integer" if info.kind == "int" else "number"}
+    form = _closed(
+        {"low": value, "high": value, "log": {"type": "boolean"}, "step": step, "prior": value, "when": _WHEN},
+        required=["low", "high"],
+    )
+    logarithmic = {"properties": {"log": {"const": True}}, "required": ["log"]}
+    return {**form, "if": logarithmic, "then": {"properties": {"low": {"exclusiveMinimum": 0}, "step": False}}}
+
+
+def _value(info: Hyperparameter) -> Schema:
+    if info.kind == "choice":
+        return {"enum": list(info.choices)}
+    if info.kind == "str":
+        return {"type": "string", "minLength": 1}
+    if info.kind == "bool":
+        return {"type": "boolean"}
+    schema: Schema = {"type": "integer" if info.kind == "int" else "number"}
+    if info.low is not None:
+        schema["exclusiveMinimum" if info.low_open else "minimum"] = info.low
+    if info.high is not None:
+        schema["exclusiveMaximum" if info.high_open else "maximum"] = info.high
+    return schema
+
+
+def _doc(info: Hyperparameter) -> str:
+    parts = [info.doc, f"default {info.default_text}"]
+    if info.unit:
+        parts.append(f"in {info.unit}")
+    if info.documented:
+        parts.append("documented range {:g} to {:g}".format(*info.documented))
+    if info.fixed:
+        parts.append(f"not searched: {info.fixed}")
+    for key, needed in info.needs.items():
+        parts.append(f"only with {key} {' or '.join(needed)}")
+    return "; ".join(parts)
+
+
+def _data() -> Schema:
+    text = {"type": "string", "minLength": 1}
+    weights = {"type": "object", "additionalProperties": _POSITIVE, "minProperties": 1}
+    values: dict[str, Schema] = {
+        "text": {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}, weights]},
+        "tokenizer": {"enum": list(get_args(TokenizerKind))},
+        "validation": {"anyOf": [{**_POSITIVE, "exclusiveMaximum": 1}, text]},
+    }
+    return _closed({key: {"description": DataConfig.model_fields[key].description, **each} for key, each in values.items()})
+
+
+def _budget() -> Schema:
+    units = {
+        "device_seconds": "seconds on this device, measured once and frozen as FLOPs",
+        "flops": "floating-point operations",
+        "tokens": "training tokens",
+        "max_iters": "optimizer steps",
+        "num_epochs": "passes over the training text",
+    }
+    kinds: dict[str, Schema] = {
+        kind: {
+            **_POSITIVE,
+            "type": "integer" if kind in WHOLE_KINDS else "number",
+            "description": f"what a trial may spend: {unit}",
+        }
+        for kind, unit in units.items()
+    }
+    assert set(units) == set(BUDGET_KINDS)
+    evaluations = {"type": "integer", "minimum": 1, "maximum": MAX_EVALUATIONS, "description": "evaluations per trial"}
+    steps = {"$ref": "#/properties/budget/properties/max_iters"}
+    aliases = dict.fromkeys(HYPERPARAMETERS["max_iters"].aliases, steps)
+    return {
+        **_closed({**kinds, **aliases, "evaluations": evaluations}),
+        "anyOf": [{"maxProperties": 1}, {"required": ["evaluations"], "maxProperties": 2}],
+    }
+
+
+def _bound() -> Schema:
+    limit = {"type": "number", "minimum": 0}
+    return {**_closed({"min": limit, "max": limit}), "minProperties": 1}
+
+
+def _closed(properties: dict[str, Schema], required: list[str] | None = None) -> Schema:
+    schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": required} if required else schema

@@ -1,0 +1,169 @@
+"""Database URLs and engines: what differs between SQLite, PostgreSQL and MySQL/MariaDB when connecting.
+
+A URL without a driver means psycopg or pymysql. Optuna's engine and ours have the same options, and on SQLite every writing
+transaction starts with BEGIN IMMEDIATE: a deferred one that reads before it writes can see two processes claim one row.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+
+from hpsearch.errors import BadInput, did_you_mean
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+BUSY_TIMEOUT_S = 60
+"""How long one statement waits for another process's write on SQLite."""
+
+_SPELLINGS = {"postgres": "postgresql", "mariadb": "mysql"}  # mysql: Optuna knows no dialect of the other name.
+_DRIVERS = {"sqlite": ("pysqlite",), "postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql", "mysqldb")}
+_FORMS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or mysql://USER:PASSWORD@HOST/DATABASE"
+_SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def masked(url: str | URL) -> str:
+    """`url` as it may be shown: passwords replaced by `***`, also where the URL cannot be parsed."""
+    try:
+        parsed = make_url(url)
+    except Exception:  # any text may stand here, and none may be shown unmasked
+        return re.sub(r"^([a-zA-Z0-9+]*:?/*).*@", r"\1***@", str(url), flags=re.DOTALL)
+    hidden = {key: "***" for key in parsed.query if _SECRET.search(key)}
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not hidden:
+        return f"sqlite:///{parsed.database}"
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+
+
+def parse_url(url: str) -> URL:
+    """`url` with its driver named. Raises BadInput for a scheme, driver or SQLite path that cannot be used."""
+    try:
+        parsed = make_url(url)
+        scheme, _, driver = parsed.drivername.partition("+")
+    except Exception:  # ArgumentError or ValueError, by the part that is wrong
+        raise BadInput(f"{masked(url)}: not a database URL; write {_FORMS}") from None
+    scheme = _SPELLINGS.get(scheme, scheme)
+    if scheme not in _DRIVERS:
+        near = did_you_mean(scheme, [*_DRIVERS, *_SPELLINGS])
+        raise BadInput(f"{masked(url)}: unknown kind of database '{scheme}'{near or f'; write {_FORMS}'}")
+    driver = driver or _DRIVERS[scheme][0]
+    if driver not in _DRIVERS[scheme]:
+        raise BadInput(f"{masked(url)}: the driver '{driver}' is not supported; leave it out, or use {_DRIVERS[scheme][0]}")
+    if scheme == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise BadInput(f"{masked(url)}: a database in memory is gone when the command ends; write sqlite:///FILE")
+        if parsed.database.startswith("file:"):
+            raise BadInput(f"{masked(url)}: write the file's plain path, as in sqlite:///studies/hpsearch.db")
+        path = Path(parsed.database)
+        if not path.parent.is_dir():
+            raise BadInput(f"{masked(url)}: the folder {path.parent} does not exist; create it, or name another")
+        if path.is_dir():
+            raise BadInput(f"{masked(url)}: {path} is a folder; name a file in it")
+    return parsed.set(drivername=f"{scheme}+{driver}")
+
+
+def _options(url: URL) -> dict[str, Any]:
+    """Keyword arguments of `create_engine`."""
+    # A statement's parameters hold the token of a lease, which steers the study.
+    options: dict[str, Any] = {"hide_parameters": True}
+    if url.get_backend_name() == "sqlite":
+        return options | {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+    if url.get_backend_name() == "postgresql":
+        # A server that vanished without closing its connections must not hold a coordinator for the system's 15 minutes.
+        connect: dict[str, Any] = {
+            "connect_timeout": 10,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "tcp_user_timeout": 60_000,
+        }
+    else:
+        connect = {"connect_timeout": 10, "read_timeout": 120, "write_timeout": 120, "charset": "utf8mb4"}
+    return options | {
+        "pool_pre_ping": True,
+        "connect_args": {key: value for key, value in connect.items() if key not in url.query},
+    }
+
+
+def _listen(engine: Engine, *, always_immediate: bool) -> None:
+    """Set up each connection, and on SQLite begin the transactions ourselves."""
+
+    def connect(connection: Any, _record: object) -> None:
+        if engine.dialect.name == "sqlite":
+            connection.isolation_level = None  # the driver would begin a deferred transaction, and only before a write
+            connection.execute("PRAGMA foreign_keys=ON")
+            # With WAL a crash of the machine can lose the last transactions, never their order nor the file.
+            connection.execute("PRAGMA synchronous=NORMAL")
+            return
+        cursor = connection.cursor()
+        cursor.execute("SET TIME ZONE 'UTC'" if engine.dialect.name == "postgresql" else "SET time_zone = '+00:00'")
+        cursor.close()
+        connection.commit()
+
+    def begin(connection: Connection) -> None:
+        immediate = always_immediate or connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    event.listen(engine, "connect", connect)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "begin", begin)
+
+
+def _missing_driver(url: URL) -> BadInput:
+    extra = url.get_backend_name()
+    return BadInput(f"{masked(url)}: its driver {url.get_driver_name()} is missing; run: pip install 'hpsearch[{extra}]'")
+
+
+def make_engine(url: str) -> Engine:
+    """The engine of our own tables. Does not connect.
+
+    A connection with the execution option `writes=True` begins with BEGIN IMMEDIATE on SQLite. Raises BadInput for a URL
+    that cannot be used and for a missing driver, which names the extra to install.
+    """
+    parsed = parse_url(url)
+    try:
+        engine = create_engine(parsed, **_options(parsed))
+    except ImportError:
+        raise _missing_driver(parsed) from None
+    _listen(engine, always_immediate=False)
+    return engine
+
+
+def optuna_storage(url: str) -> RDBStorage:
+    """Optuna's storage in the same database, with the same engine options; makes its tables where there are none.
+
+    Every transaction on SQLite is immediate: Optuna's read rows before they write them. Raises BadInput for what cannot be
+    used and for tables of another Optuna (naming `hpsearch db upgrade`), StorageUnreachable when nothing answers.
+    """
+    from optuna.storages import RDBStorage
+
+    from hpsearch.storage.schema import setup_lock
+    from hpsearch.storage.transactions import Database, storage_errors
+
+    database = Database(make_engine(url))
+    try:
+        # RDBStorage looks for its tables and then makes them: two processes would both make them.
+        with setup_lock(database), storage_errors(database.url):
+            storage = RDBStorage(optuna_url(database.url), engine_kwargs=_options(database.url))
+    except RuntimeError as error:
+        raise BadInput(
+            f"{masked(url)}: its Optuna tables belong to another version of Optuna; "
+            f"run `hpsearch db upgrade` or install that version ({error})"
+        ) from None
+    finally:
+        database.engine.dispose()
+    _listen(storage.engine, always_immediate=True)
+    storage.engine.dispose()  # its first connections were made without the listeners
+    return storage
+
+
+def optuna_url(url: URL) -> str:
+    """`url` as RDBStorage takes it: it fills templates with `str.format`."""
+    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,176 @@
+"""What the database remembers of a study: plain records, the same on every database. No SQL here.
+
+Times are seconds since 1970 on the database's own clock (UTC); durations are seconds on the worker's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class TrialState(enum.StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        return self in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRecord:
+    """The compute that every trial of a study gets, frozen when the study is created."""
+
+    kind: str
+    """What was asked: device_seconds, flops, tokens, max_iters or num_epochs."""
+    amount: float
+    """In the unit of `kind`."""
+    evaluations: int
+    """Rungs of a whole trial."""
+    flops: float | None = None
+    """FLOPs per trial where `kind` is device_seconds (as measured) or flops."""
+    flops_per_s: float | None = None
+    """Speed of one slot on the baseline configuration, as measured when the study was created."""
+    speed_config: str = ""
+    """Device and threads on which it was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """What was asked, frozen: a study resumes only with the same."""
+
+    name: str
+    space_text: str
+    """The effective space as YAML, overrides included."""
+    space_digest: str
+    objectives: tuple[str, ...]
+    data: dict[str, Any]
+    data_fingerprint: str
+    budget: BudgetRecord
+    sampler: str
+    pruner: str
+    seed: int
+    versions: dict[str, str]
+    """Of hpsearch, torch, optuna, python."""
+    host: str
+    device: str
+    threads: int
+    """Threads of one slot; a CPU run repeats bit for bit only with the same number."""
+    folder: str
+    """Folder of the study below the studies folder: `<study id>-<name>`; empty until the store gave the id."""
+    trials_target: int
+    """Total of trials asked so far; the only field that a later run may raise."""
+    id: int = 0
+    created_at: float = 0.0
+    finished_reason: str = ""
+    """Why it ended; empty while it goes on or was interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial. `number` is Optuna's number of it."""
+
+    number: int
+    state: TrialState
+    params: dict[str, Any]
+    """What the sampler proposed."""
+    config: dict[str, Any]
+    """Every hyperparameter, concrete (`TrialConfig.concrete()`)."""
+    proposed_by: str
+    values: tuple[float, ...] | None = None
+    """One per objective; None while unknown."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """All objectives that were measured at the end."""
+    rung: int = 0
+    iteration: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    reason: str = ""
+    """Why it was pruned, paused or failed."""
+    attempts: int = 0
+    sample: str = ""
+    num_parameters: int = 0
+    started_at: float | None = None
+    ended_at: float | None = None
+    told: bool = False
+    """Whether Optuna knows the outcome; the outcome is stored first, so that a crash between the two loses nothing."""
+
+    @property
+    def value(self) -> float | None:
+        return None if self.values is None else self.values[0]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One stay of a trial in a slot. Append-only: it is the proof that no trial was trained in two places at once."""
+
+    trial_number: int
+    attempt: int
+    """1, 2, … within the trial."""
+    slot: str
+    host: str
+    pid: int
+    started_at: float
+    from_iteration: int
+    ended_at: float | None = None
+    outcome: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PointRecord:
+    """One evaluation of one trial (see training.events.EvalPoint)."""
+
+    trial_number: int
+    rung: int
+    iteration: int
+    tokens: int
+    flops: float
+    seconds: float
+    train_loss: float
+    metrics: dict[str, float]
+    learning_rate: float
+    grad_norm: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """Why a trial went on, was pruned, paused or promoted at a rung."""
+
+    trial_number: int
+    rung: int
+    action: str
+    """continue, prune, pause, promote, fail."""
+    reason: str
+    decided_by: str
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    trial_number: int
+    iteration: int
+    path: str
+    """Relative to the study's folder."""
+    sha256: str
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The coordinator that holds a study's lease."""
+
+    host: str
+    pid: int
+    process_start: float
+    """When that process started on its host's clock: a process id alone is used again by the system."""
+    token: str
+    """Random; every write of the coordinator is fenced by it."""

@@ -1,0 +1,229 @@
+"""Our tables, beside Optuna's in the same database. Their names start with `hps_`; column names are the records' fields.
+
+The statements that make them are the migrations; `REVISION` is the one that these tables are at. A primary key starts with
+the study and the trial, so that the reads of one trial or one study need no other index.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+from hpsearch.storage.records import BudgetRecord, TrialState
+
+REVISION = "0001"
+VERSION_TABLE = "hps_alembic_version"  # Optuna's is `alembic_version`
+
+metadata = MetaData()
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+class Measured(TypeDecorator[float]):
+    """A float that may be no number. MySQL stores neither NaN nor infinity, SQLite no NaN: both read as NaN everywhere."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
+        return _finite(value)
+
+    def process_result_value(self, value: float | None, dialect: Dialect) -> float:
+        return math.nan if value is None else value
+
+
+class Metrics(TypeDecorator[dict[str, float]]):
+    """Floats by name. JSON has no NaN: not finite is null, and reads as NaN."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, float] | None, dialect: Dialect) -> Any:
+        return {name: _finite(number) for name, number in (value or {}).items()}
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, float]:
+        return {name: math.nan if number is None else number for name, number in value.items()}
+
+
+class Items(TypeDecorator[tuple[Any, ...]]):
+    """A tuple, or NULL."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[Any, ...] | None, dialect: Dialect) -> Any:
+        return None if value is None else [_finite(item) if isinstance(item, float) else item for item in value]
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[Any, ...] | None:
+        return None if value is None else tuple(math.nan if item is None else item for item in value)
+
+
+class Budget(TypeDecorator[BudgetRecord]):
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: BudgetRecord | None, dialect: Dialect) -> Any:
+        return None if value is None else dataclasses.asdict(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> BudgetRecord:
+        return BudgetRecord(**value)
+
+
+class State(TypeDecorator[TrialState]):
+    impl = String(16)
+    cache_ok = True
+
+    def process_bind_param(self, value: TrialState | None, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> TrialState | None:
+        return None if value is None else TrialState(value)
+
+
+class Prose(TypeDecorator[str]):
+    """Any text. A model writes what it likes: PostgreSQL takes no NUL character, and no database half a surrogate pair."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+studies = Table(
+    "hps_studies",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("space_text", Prose, nullable=False),
+    Column("space_digest", String(255), nullable=False),
+    Column("objectives", Items, nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("data_fingerprint", String(255), nullable=False),
+    Column("budget", Budget, nullable=False),
+    Column("sampler", String(255), nullable=False),
+    Column("pruner", String(255), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("versions", JSON, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("device", String(255), nullable=False),
+    Column("threads", Integer, nullable=False),
+    Column("folder", String(255), nullable=False),
+    Column("trials_target", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("finished_reason", Prose, nullable=False),
+    # The lease. In the study's row, because the lock on that row is what orders a coordinator's writes and a take-over.
+    Column("lease_host", String(255)),
+    Column("lease_pid", BigInteger),
+    Column("lease_process_start", Double),
+    Column("lease_token", String(255)),
+    Column("lease_expires_at", Double),
+    sqlite_autoincrement=True,  # the id of a deleted study must not come again: its folder may still be there
+)
+
+trials = Table(
+    "hps_trials",
+    metadata,
+    Column("study_id", Integer, ForeignKey(studies.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", State, nullable=False),
+    Column("params", JSON, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("proposed_by", String(255), nullable=False),
+    Column("values", Items),
+    Column("metrics", Metrics, nullable=False),
+    Column("rung", Integer, nullable=False),
+    Column("iteration", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("flops", Measured),
+    Column("seconds", Measured),
+    Column("reason", Prose, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("sample", Prose, nullable=False),
+    Column("num_parameters", BigInteger, nullable=False),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("told", Boolean, nullable=False),
+    Index("hps_trials_by_state", "study_id", "state"),
+)
+
+
+def _of_trial(name: str, *columns: Column[Any]) -> Table:
+    """A table of rows that belong to a trial."""
+    return Table(
+        name,
+        metadata,
+        Column("study_id", Integer, primary_key=True, autoincrement=False),
+        Column("trial_number", Integer, primary_key=True, autoincrement=False),
+        *columns,
+        ForeignKeyConstraint(["study_id", "trial_number"], [trials.c.study_id, trials.c.number], ondelete="CASCADE"),
+        sqlite_with_rowid=False,
+    )
+
+
+attempts = _of_trial(
+    "hps_attempts",
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("slot", String(255), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("from_iteration", BigInteger, nullable=False),
+    Column("ended_at", Double),
+    Column("outcome", String(255), nullable=False),
+    Column("reason", Prose, nullable=False),
+)
+
+points = _of_trial(
+    "hps_points",
+    Column("rung", Integer, primary_key=True, autoincrement=False),
+    Column("iteration", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("flops", Measured),
+    Column("seconds", Measured),
+    Column("train_loss", Measured),
+    Column("metrics", Metrics, nullable=False),
+    Column("learning_rate", Measured),
+    Column("grad_norm", Measured),
+    Column("tokens_per_s", Measured),
+)
+
+decisions = _of_trial(
+    "hps_decisions",
+    Column("rung", Integer, primary_key=True, autoincrement=False),
+    Column("action", String(16), primary_key=True),
+    Column("reason", Prose, nullable=False),
+    Column("decided_by", String(255), nullable=False),
+    Column("at", Double, nullable=False),
+)
+
+checkpoints = _of_trial(
+    "hps_checkpoints",
+    Column("iteration", BigInteger, primary_key=True, autoincrement=False),
+    Column("path", Prose, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+)

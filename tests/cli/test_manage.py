@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import optuna
+import pytest
+from cli import Cli
+
+
+@pytest.fixture
+def own(finished: Cli, tmp_path: Path) -> Cli:
+    """A copy of the finished study that may be changed."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return Cli(tmp_path / "copy", finished.environment)
+
+
+def test_a_deleted_study_leaves_neither_rows_nor_files(own: Cli) -> None:
+    refused = own.run("delete", "--study", "tiny")
+    assert (refused.returncode, "add --yes" in refused.stderr) == (2, True)
+    own.ok("delete", "--study", "tiny", "--yes")
+    assert not (own.folder / "studies" / "0001-tiny").exists()
+    with sqlite3.connect(own.folder / "studies" / "hpsearch.db") as database:
+        for table in ("hps_studies", "hps_trials", "hps_points", "hps_attempts", "studies", "trials", "trial_values"):
+            assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+    assert own.json("studies") == []
+    done = own.run("status")
+    assert (done.returncode, "no study yet" in done.stderr) == (2, True)
+    again = own.run("delete", "--study", "tiny", "--yes")
+    assert again.returncode == 2
+
+
+def test_what_the_dashboard_left_of_a_study_can_be_deleted(own: Cli) -> None:
+    storage = f"sqlite:///{own.folder / 'studies' / 'hpsearch.db'}"
+    optuna.delete_study(study_name="tiny", storage=storage)
+    done = own.run("run", "--space", "tiny.yaml", "--trials", "9")
+    assert done.returncode == 3
+    assert "hpsearch delete --study tiny" in done.stderr
+    own.ok("delete", "--study", "tiny", "--yes")
+    assert own.json("studies") == []
+
+
+def test_the_storage_can_be_checked_and_is_not_upgraded_without_need(own: Cli) -> None:
+    assert "sound, studies: 1" in own.ok("db", "check")
+    assert "already" in own.ok("db", "upgrade")
+
+
+def test_tables_of_another_version_are_refused_with_the_command_that_helps(own: Cli) -> None:
+    with sqlite3.connect(own.folder / "studies" / "hpsearch.db") as database:
+        database.execute("UPDATE hps_alembic_version SET version_num = '0000'")
+    for words in (("status",), ("db", "check"), ("run", "--space", "tiny.yaml")):
+        done = own.run(*words)
+        assert (done.returncode, "hpsearch db upgrade" in done.stderr) == (2, True), done.stderr

@@ -1,0 +1,113 @@
+"""The report and the dashboard in the system's browser."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli import Cli
+from playwright.sync_api import Browser, Page, sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def dashboard(finished: Cli) -> Iterator[str]:
+    """The address of a running dashboard."""
+    running = finished.start("dashboard", "--port", "0")
+    assert running.stderr is not None
+    line = running.stderr.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+/\S+", line)
+    assert found, line
+    yield found.group()
+    running.terminate()
+    running.wait(timeout=20)
+
+
+def open_page(browser: Browser, url: str, width: int = 1400) -> tuple[Page, list[str]]:
+    page = browser.new_page(viewport={"width": width, "height": 1000})
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.goto(url)
+    return page, troubles
+
+
+def test_the_dashboard_shows_the_history_and_the_intermediate_values(browser: Browser, dashboard: str, shots: Path) -> None:
+    page, _ = open_page(browser, dashboard)
+    for plot, at_least in (("plot-history", 6), ("graph-intermediate-values", 8)):
+        points = page.locator(f"#{plot} .scatterlayer path.point")
+        points.first.wait_for(state="attached", timeout=60_000)
+        assert points.count() >= at_least
+    assert page.get_by_text(re.compile(r"Best Trial \(number=\d+\)")).count() == 1
+    page.screenshot(path=shots / "dashboard.png", full_page=True)
+    page.close()
+
+
+def request(address: str, method: str, path: str, **headers: str) -> int:
+    host = address.split("/")[2]
+    connection = http.client.HTTPConnection(host, timeout=20)
+    connection.putrequest(method, path, skip_host="Host" in headers)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_the_dashboard_refuses_other_hosts_and_other_origins(dashboard: str) -> None:
+    own = f"http://{dashboard.split('/')[2]}"
+    assert request(dashboard, "GET", "/api/studies") == 200
+    assert request(dashboard, "GET", "/api/studies", Host="evil.example") == 403
+    assert request(dashboard, "DELETE", "/api/studies/99", Origin="http://evil.example") == 403
+    assert request(dashboard, "DELETE", "/api/studies/99", Origin="null") == 403
+    assert request(dashboard, "DELETE", "/api/studies/99", Origin=own) == 404
+
+
+def test_a_taken_port_is_named(finished: Cli, dashboard: str) -> None:
+    port = re.search(r":(\d+)/", dashboard)
+    assert port
+    done = finished.run("dashboard", "--port", port.group(1))
+    assert (done.returncode, f"--port {port.group(1)}" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+def test_the_report_opens_without_an_error_and_draws_its_figures(
+    browser: Browser, finished: Cli, tmp_path: Path, shots: Path, width: int
+) -> None:
+    out = tmp_path / "report.html"
+    finished.ok("report", "--out", str(out))
+    page, troubles = open_page(browser, out.as_uri(), width)
+    figures = page.locator(".js-plotly-plot")
+    page.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached", timeout=60_000)
+    page.screenshot(path=shots / f"report-{width}.png", full_page=True)
+    assert figures.count() >= 1
+    assert troubles == []
+    page.close()
+
+
+def test_the_report_asks_for_nothing_else(finished: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    finished.ok("report", "--study", "tiny", "--out", str(out))
+    text = re.sub(r"<script.*?</script>", "", out.read_text(), flags=re.DOTALL)
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)

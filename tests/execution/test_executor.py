@@ -1,0 +1,188 @@
+"""The contract of an executor, on real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.protocol import Died, Ended, Failed, SlotMessage, TrialTask
+from hpsearch.training.events import Answer, EvalPoint, Outcome, Progress
+
+
+@contextmanager
+def executor(trainer: str, slots: int = 1, threads: int = 1) -> Iterator[LocalExecutor]:
+    opened = LocalExecutor(slots, threads, trainer=f"toy_trainers:{trainer}")
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def task(folder: Path, number: int = 0, **config: object) -> TrialTask:
+    whole = {"learning_rate": 1e-3, "eval_interval": 1, "max_iters": 3, "seed": 0} | config
+    return TrialTask(number, 1, whole, {}, "", folder, folder, "cpu", 1, ("val_bpb",))
+
+
+def until(opened: LocalExecutor, kind: type) -> SlotMessage:
+    """The next message of a kind; evaluations before it are answered with CONTINUE."""
+    for _ in range(500):
+        for message in opened.messages(1.0):
+            if isinstance(message.body, kind):
+                return message
+            if isinstance(message.body, EvalPoint):
+                opened.answer(message.slot, Answer.CONTINUE)
+    raise AssertionError(f"no {kind.__name__} came")
+
+
+def test_a_run_is_answered_at_each_evaluation_and_returns_its_result(tmp_path: Path) -> None:
+    with executor("curve") as opened:
+        (slot,) = opened.idle()
+        opened.submit(slot, task(tmp_path, number=4))
+        assert opened.idle() == []
+        point = until(opened, EvalPoint)
+        assert (point.number, point.body.rung) == (4, 1)
+        opened.answer(point.slot, Answer.CONTINUE)
+        ended = until(opened, Ended)
+        assert ended.body.result.outcome is Outcome.COMPLETE
+        assert ended.body.result.metrics["val_bpb"] == pytest.approx(1e-3 + 1 / 3)
+        assert opened.idle() == [slot]
+
+
+def test_stop_ends_a_run_at_its_evaluation(tmp_path: Path) -> None:
+    with executor("curve") as opened:
+        opened.submit(opened.idle()[0], task(tmp_path))
+        point = until(opened, EvalPoint)
+        opened.answer(point.slot, Answer.STOP)
+        assert until(opened, Ended).body.result.outcome is Outcome.STOPPED
+
+
+def test_pause_comes_through_between_evaluations(tmp_path: Path) -> None:
+    with executor("steps_until_told") as opened:
+        opened.submit(opened.idle()[0], task(tmp_path))
+        progress = until(opened, Progress)
+        opened.answer(progress.slot, Answer.PAUSE)
+        assert until(opened, Ended).body.result.outcome is Outcome.PAUSED
+
+
+def test_a_late_answer_does_not_reach_the_next_trial(tmp_path: Path) -> None:
+    with executor("curve") as opened:
+        slot = opened.idle()[0]
+        opened.submit(slot, task(tmp_path / "a", max_iters=1))
+        (tmp_path / "a").mkdir()
+        point = until(opened, EvalPoint)
+        opened.answer(point.slot, Answer.CONTINUE)
+        opened.answer(point.slot, Answer.STOP)  # unasked, and maybe after the run has ended
+        until(opened, Ended)
+        (tmp_path / "b").mkdir()
+        opened.submit(slot, task(tmp_path / "b", number=1))
+        assert until(opened, Ended).body.result.outcome is Outcome.COMPLETE
+
+
+def test_a_slot_stays_warm_between_trials(tmp_path: Path) -> None:
+    with executor("curve") as opened:
+        before = opened.idle()
+        for number in range(3):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            opened.submit(opened.idle()[0], task(folder, number))
+            until(opened, Ended)
+        assert opened.idle() == before
+
+
+def test_a_slot_that_is_killed_is_reported_and_replaced(tmp_path: Path) -> None:
+    with executor("kills_its_process") as opened:
+        slot = opened.idle()[0]
+        opened.submit(slot, task(tmp_path, number=2))
+        died = until(opened, Died)
+        assert (died.number, died.body.exit_code) == (2, -signal.SIGKILL)
+        (fresh,) = opened.idle()
+        assert fresh.name == slot.name
+        assert fresh.pid != slot.pid
+        assert psutil.pid_exists(fresh.pid)
+
+
+def test_an_idle_slot_that_is_killed_is_replaced_without_a_word(tmp_path: Path) -> None:
+    with executor("curve") as opened:
+        slot = opened.idle()[0]
+        os.kill(slot.pid, signal.SIGKILL)
+        for _ in range(100):
+            assert opened.messages(0.1) == []
+            if opened.idle()[0].pid != slot.pid:
+                break
+        opened.submit(opened.idle()[0], task(tmp_path))
+        assert until(opened, Ended).body.result.outcome is Outcome.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind", "message"),
+    [
+        (1, "error", "ValueError: a bug"),
+        (2, "bad-input", "the text changed"),
+        (3, "disk-full", "OSError: [Errno 28] No space left on device"),
+        (4, "out-of-memory", "MemoryError: too much"),
+    ],
+)
+def test_a_run_that_raises_says_why_and_leaves_the_slot_alive(tmp_path: Path, seed: int, kind: str, message: str) -> None:
+    with executor("raises") as opened:
+        slot = opened.idle()[0]
+        opened.submit(slot, task(tmp_path, seed=seed))
+        failed = until(opened, Failed).body
+        assert (failed.kind, failed.message) == (kind, message)
+        assert ("Traceback" in failed.traceback) == (kind != "bad-input")
+        assert opened.idle() == [slot]
+
+
+def test_a_slot_has_the_threads_that_it_was_given(tmp_path: Path) -> None:
+    with executor("says_its_threads", threads=2) as opened:
+        opened.submit(opened.idle()[0], task(tmp_path))
+        assert until(opened, Progress).body.iteration == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_leaves_slots_running(tmp_path: Path, number: signal.Signals) -> None:
+    with executor("steps_until_told") as opened:
+        slot = opened.idle()[0]
+        opened.submit(slot, task(tmp_path))
+        until(opened, Progress)
+        os.kill(slot.pid, number)
+        for _ in range(5):
+            until(opened, Progress)
+        opened.answer(slot.name, Answer.STOP)
+        assert until(opened, Ended).body.result.outcome is Outcome.STOPPED
+
+
+def test_slots_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
+    script = tmp_path / "coordinator.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, time
+            from hpsearch.execution.local import LocalExecutor
+
+            if __name__ == "__main__":
+                opened = LocalExecutor(2, 1, trainer="toy_trainers:steps_until_told")
+                print(*[slot.pid for slot in opened.idle()], flush=True)
+                time.sleep(100)
+            """
+        )
+    )
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+    ) as coordinator:
+        assert coordinator.stdout is not None
+        slots = [psutil.Process(int(pid)) for pid in coordinator.stdout.readline().split()]
+        assert len(slots) == 2
+        coordinator.kill()
+        _, alive = psutil.wait_procs(slots, timeout=20)
+        assert alive == []

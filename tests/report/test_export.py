@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from hpsearch.config import HYPERPARAMETERS, TrialConfig
+from hpsearch.errors import BadInput, SpaceError
+from hpsearch.report.export import best_config_yaml, read_config, to_json
+from hpsearch.report.view import StudyView
+from hpsearch.storage.records import TrialState
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+Write = Callable[[str], Path]
+
+
+def test_every_trial_comes_back_from_its_export_as_it_was(view: StudyView, write: Write) -> None:
+    for trial in view.trials:
+        for text in (best_config_yaml(view, trial), to_json(view, trial)):
+            read = read_config(write(text))
+            assert read.config.concrete() == trial.config
+            assert read.config == TrialConfig.build(
+                trial.params | {"max_iters": 500, "eval_interval": 50, "vocab_size": 256, "d_ff": 1024}
+            )
+            assert read.data.model_dump() == view.study.data
+            assert read.data_fingerprint == view.study.data_fingerprint
+            assert (read.run.device, read.run.threads) == ("cpu", 1)
+            assert read.study is not None
+            assert (read.study.name, read.study.trial, read.study.value) == ("lm", trial.number, trial.value)
+
+
+def test_the_export_says_what_produced_it(view: StudyView) -> None:
+    assert view.best is not None
+    text = best_config_yaml(view, view.best)
+    for fact in ("trial 8", "val_bpb 2.187", "torch 2.13.0", "41be41be", "15 device_seconds", "1 thread", "9f2c9f2c", "tpe"):
+        assert fact in text, fact
+    assert "The best trial" in text
+    assert "A trial" in best_config_yaml(view, view.trials[0])
+
+
+def test_every_hyperparameter_is_named_with_its_meaning_or_as_left_out(view: StudyView) -> None:
+    assert view.best is not None
+    lines = best_config_yaml(view, view.best).splitlines()
+    for name, info in HYPERPARAMETERS.items():
+        settings = [line for line in lines if line.startswith(f"  {name}:")]
+        if view.best.config[name] is None:
+            assert settings == []
+            assert any(line.startswith("  # off") and name in line for line in lines), name
+        else:
+            assert len(settings) == 1
+            assert info.doc in settings[0]
+
+
+def test_a_reason_of_several_lines_stays_inside_its_comment(view: StudyView, write: Write) -> None:
+    trial = replace(view.trials[1], reason="killed\nmax_iters: 7\n", state=TrialState.FAILED, values=None)
+    read = read_config(write(best_config_yaml(view, trial)))
+    assert read.config.max_iters == 500
+    assert read.study is not None
+    assert read.study.value is None
+
+
+@given(
+    rate=st.floats(min_value=1e-300, max_value=1e30),
+    text=st.text(min_size=1),
+    weights=st.dictionaries(st.text(min_size=1), st.floats(min_value=1e-9, max_value=1e9), min_size=1, max_size=3),
+)
+def test_floats_and_texts_read_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, view: StudyView, rate: float, text: str, weights: dict[str, float]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "exact.yaml"
+    trial = replace(view.trials[0], config=view.trials[0].config | {"learning_rate": rate, "save_dir": text})
+    study = replace(view.study, data={"text": weights, "tokenizer": "bpe", "validation": text})
+    path.write_text(best_config_yaml(StudyView(study, view.trials), trial), encoding="utf-8")
+    read = read_config(path)
+    assert read.config.learning_rate == rate
+    assert read.config.save_dir == text
+    assert read.data.text == weights
+    assert read.data.validation == text
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+def test_small_numbers_are_numbers_in_both_versions_of_yaml(view: StudyView, version: str) -> None:
+    trial = replace(view.trials[0], config=view.trials[0].config | {"learning_rate": 1e-5, "layer_norm_epsilon": 1e-12})
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = version
+    settings: dict[str, Any] = yaml.load(best_config_yaml(view, trial))["hyperparameters"]
+    assert (settings["learning_rate"], settings["layer_norm_epsilon"]) == (1e-5, 1e-12)
+    assert settings["tie_embeddings"] is True
+
+
+def test_several_texts_come_back(view: StudyView, write: Write) -> None:
+    study = replace(view.study, data={"text": ["a.txt", "b c.txt"], "tokenizer": "chars", "validation": 0.2})
+    read = read_config(write(best_config_yaml(StudyView(study, view.trials), view.trials[0])))
+    assert read.data.text == ("a.txt", "b c.txt")
+
+
+def test_a_short_file_written_by_hand_is_enough(write: Write) -> None:
+    flat = read_config(write("max_iters: 2e3\nlearning_rate: 1e-3\nhidden_size: 128\ndropout_rate: 0\n"))
+    nested = read_config(
+        write("hyperparameters: {max_iters: 2000, learning_rate: 1.0e-3, d_model: 128, dropout: 0}\ndata: {tokenizer: chars}\n")
+    )
+    assert flat.config == nested.config
+    assert flat.config.learning_rate == 1e-3
+    assert (flat.data.text, flat.data.tokenizer, nested.data.tokenizer) == ("pydoc", "bytes", "chars")
+    assert (flat.study, flat.run.device, flat.data_fingerprint) == (None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("max_iters: 5\nlearning_rte: 1", "2:1", "unknown hyperparameter 'learning_rte'; did you mean 'learning_rate'?"),
+        ("hyperparameters:\n  max_iters: 5\n  dropuot: 0.1", "3:3", "did you mean 'dropout'?"),
+        ("hyperparameters: {max_iters: 5}\ndta: {}", "2:1", "unknown section 'dta'; did you mean 'data'?"),
+        ("hyperparameters: {max_iters: 5}\ndropout: 0", "2:1", "move it below 'hyperparameters'"),
+        ("max_iters: 5\ndata: {txt: a}", "2:8", "did you mean 'text'?"),
+        ("max_iters: 5\ndata:\n  tokenizer: word", "3:3", "data.tokenizer"),
+        ("max_iters: 5\nrun: {threads: many}", "2:7", "run.threads"),
+        ("max_iters: 5\nrun: 3", "2:1", "'run' must hold"),
+        ("max_iters: 5\nmax_iters: 6", "2:1", "duplicate key"),
+        ("max_iters: 5\ndropout: [0.1", "2:14", "expected ',' or ']'"),
+        ("max_iters: 5\nsave_dir: !!python/object:os.system {}", "2:11", "tag"),
+        ("max_iters: 5\ndropout: 2", "2:1", "less than 1"),
+        ("max_iters: 5\nlearning_rate: {low: 1, high: 2}", "2:1", "valid number"),
+        ("max_iters: 5\nnum_attention_heads: 7", "2:1", "multiple of num_heads"),
+        ("max_iters: 5\nd_model: 64\nhidden_size: 128", "3:1", "two names of d_model"),
+        ("max_iters: 5\nmomentum: 0.9", "2:1", "does nothing"),
+        ("hyperparameters:\n  dropout: 0.1", "1:1", "max_iters is missing"),
+        ("hpsearch: 9\nmax_iters: 5", "1:1", "reads form 1"),
+        ("1: 2\nmax_iters: 5", "1:1", "unknown hyperparameter '1'"),
+        ("- 1", "1:1", "no configuration here"),
+        ("", "1:1", "no configuration here"),
+        ("hyperparameters:\n", "1:1", "no hyperparameters here"),
+        ("data: {text: pydoc}", "1:1", "no hyperparameters here"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_place(text: str, place: str, words: str, write: Write) -> None:
+    path = write(text)
+    with pytest.raises(SpaceError) as caught:
+        read_config(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:{place}: "), message
+    assert words in message
+    assert "\n" not in message
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="No such file"):
+        read_config(tmp_path / "none.yaml")
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"max_iters: \xff")
+    with pytest.raises(BadInput, match="byte 11"):
+        read_config(binary)
+
+
+def test_the_json_holds_no_nan(view: StudyView) -> None:
+    trial = replace(view.trials[0], values=(float("nan"),))
+    assert json.loads(to_json(view, trial))["study"]["value"] is None

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import optuna
+import pytest
+from plotly.offline import get_plotlyjs
+
+from hpsearch.errors import BadInput
+from hpsearch.report.page import render_report, write_report
+from hpsearch.report.view import Scale, StudyView
+
+MakeView = Callable[..., StudyView]
+MakeOptuna = Callable[[StudyView], optuna.Study]
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """A strict reader: every element is closed where it should be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> without a start"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def script(self, name: str) -> str:
+        return next(text for attributes, text in self.scripts if attributes.get("id") == name)
+
+    @property
+    def policy(self) -> str:
+        return next(
+            value for tag, name, value in self.attributes if (tag, name) == ("meta", "content") and "default-src" in value
+        )
+
+
+@pytest.fixture(scope="module")
+def text(view: StudyView, session_optuna: optuna.Study, searched: dict[str, Scale]) -> str:
+    return render_report(view, session_optuna, searched)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_the_page_loads_nothing_from_anywhere(page: Page, text: str) -> None:
+    assert not [found for found in page.attributes if found[1] in ("src", "href", "srcset", "action", "data")]
+    outside = text.replace(page.script("library"), "")
+    assert not re.findall(r"@import|url\(|https?://", outside)
+    assert page.policy.startswith("default-src 'none'; script-src 'sha256-")
+    for word in ("unsafe-eval", "http", "*"):
+        assert word not in page.policy
+    assert "unsafe-inline" not in page.policy.split("style-src")[0]
+
+
+def test_the_policy_admits_exactly_the_two_scripts_of_the_page(page: Page) -> None:
+    library = gzip.decompress(base64.b64decode(page.script("library"))).decode()
+    assert library == get_plotlyjs()
+    run = [text for attributes, text in page.scripts if "type" not in attributes]
+    assert len(run) == 1
+    hashes = {base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in (library, run[0])}
+    assert set(re.findall(r"'sha256-([^']+)'", page.policy)) == hashes
+
+
+def test_the_page_holds_every_figure_that_it_shows(page: Page, view: StudyView) -> None:
+    figures = json.loads(page.script("figures"))
+    shown = [value for _, name, value in page.attributes if name == "data-figure"]
+    assert sorted(shown) == sorted(figures)
+    assert {"history", "curves", "curves-flops", "importances", "parallel", "slice-learning_rate", "slice-momentum"} <= set(
+        shown
+    )
+    assert all(figure["data"] and "template" not in figure["layout"] for figure in figures.values())
+
+
+def test_the_page_says_what_came_out_and_how_to_get_it_again(page: Page, view: StudyView) -> None:
+    words = " ".join(" ".join(data.split()) for parent, data in page.texts if parent not in ("script", "style"))
+    assert "It ended: all 50 trials are done." in words
+    assert "27 pruned" in words
+    assert "6.8 % lower" in words
+    for fact in (view.study.space_digest, view.study.data_fingerprint, "torch 2.13.0", "workstation", "15 device seconds"):
+        assert fact in words
+    assert "is worse than the median" in words, "reasons of pruned trials"
+    assert "The class statement returns" in words, "the sample"
+
+
+def test_differences_from_the_baseline_are_marked(text: str) -> None:
+    differing = re.findall(r'<tr class="differs"><td><code>(\w+)</code> ≠', text)
+    assert {"learning_rate", "num_layers"} <= set(differing)
+    assert "d_model" not in differing
+
+
+def test_what_users_and_models_wrote_cannot_run(
+    make_view: MakeView, make_optuna: MakeOptuna, searched: dict[str, Scale]
+) -> None:
+    attack = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    view = make_view(12, sample=attack)
+    trials = [replace(trial, reason=attack, proposed_by=attack) for trial in view.trials]
+    hostile = StudyView(replace(view.study, name=attack, host=attack, space_text=attack), trials, view.points)
+    text = render_report(hostile, make_optuna(view), searched | {attack: Scale()})
+    page = Page(text)
+    assert [tag for tag, name, _ in page.attributes if name == "onerror" or tag == "img"] == []
+    assert len(page.scripts) == 4
+    assert any(attack in data for parent, data in page.texts if parent == "pre")
+
+
+@pytest.mark.parametrize("trials", [0, 2])
+def test_a_page_of_few_trials_says_what_is_missing(
+    trials: int, make_view: MakeView, make_optuna: MakeOptuna, searched: dict[str, Scale]
+) -> None:
+    view = make_view(trials)
+    page = Page(render_report(view, make_optuna(view), searched))
+    words = " ".join(data for _, data in page.texts)
+    assert "Needs 10 complete trials" in words
+    assert ("No trial is complete yet" in words) == (trials == 0)
+
+
+def test_an_unfinished_study_says_so(view: StudyView, searched: dict[str, Scale]) -> None:
+    going = StudyView(replace(view.study, finished_reason="", trials_target=80), view.trials, view.points)
+    words = " ".join(data for _, data in Page(render_report(going, None, searched)).texts)
+    assert "It has not ended: 50 of 80 trials so far" in words
+
+
+def test_a_thousand_trials_of_a_hundred_points_stay_under_five_megabytes(
+    thousand: StudyView, searched: dict[str, Scale], tmp_path: Path
+) -> None:
+    write_report(thousand, None, searched, tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_failed_write_leaves_the_report_of_before(view: StudyView, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot write the report"):
+        write_report(view, None, {}, tmp_path / "none" / "report.html")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(BadInput, match="cannot write the report"):
+        write_report(view, None, {}, tmp_path / "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_browser_draws_every_figure_without_an_error(text: str, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs a Chromium of the system")
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    complaints: list[str] = []
+    requests: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page(viewport={"width": 420, "height": 20_000}, color_scheme="dark")
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto((tmp_path / "report.html").as_uri())
+        visible = tab.locator(".plot:visible")
+        for index in range(visible.count()):
+            visible.nth(index).locator(".main-svg").first.wait_for()
+        assert visible.count() == 19
+        assert tab.evaluate("document.documentElement.scrollWidth") == 420, "nothing is wider than the window"
+        title = tab.locator(".plot .xtitle").first
+        assert title.evaluate("node => getComputedStyle(node).fill") == "rgb(228, 230, 234)"
+        tab.emulate_media(color_scheme="light")
+        playwright.expect(title).to_have_css("fill", "rgb(31, 35, 40)")
+        browser.close()
+    assert complaints == []
+    assert len(requests) == 1

@@ -1,0 +1,269 @@
+"""One coordinator, real slots, a real database, and trainers that cost nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from collections import Counter
+
+import optuna
+import pytest
+from toy_spaces import SPACE
+from toys import Toys
+
+from hpsearch.errors import BadInput, StudyGone, StudyOwned
+from hpsearch.search.coordinator import Coordinator
+from hpsearch.search.study import Study, check, open_study
+from hpsearch.storage.leases import this_process
+from hpsearch.storage.records import Owner, TrialState
+
+
+def states(study: Study) -> Counter[str]:
+    return Counter(str(trial.state) for trial in study.store.trials(study.record.id))
+
+
+def require_consistent(study: Study, total: int) -> None:
+    """Numbers unique and without gaps, every trial ended once, and Optuna of the same mind."""
+    trials = study.store.trials(study.record.id)
+    assert [trial.number for trial in trials] == list(range(total))
+    assert all(trial.state.ended and trial.told for trial in trials)
+    theirs = study.optuna.get_trials()
+    assert [frozen.number for frozen in theirs] == list(range(total))
+    names = {TrialState.COMPLETE: "COMPLETE", TrialState.PRUNED: "PRUNED", TrialState.FAILED: "FAIL"}
+    assert [frozen.state.name for frozen in theirs] == [names[trial.state] for trial in trials]
+    for frozen, trial in zip(theirs, trials, strict=True):
+        assert frozen.params == trial.params
+        if trial.state is TrialState.COMPLETE:
+            assert frozen.value == trial.value
+    assert all(attempt.ended_at is not None for attempt in study.store.attempts(study.record.id))
+
+
+def test_a_study_reaches_its_total_and_the_baseline_is_trial_0(toys: Toys) -> None:
+    study, ended = toys.run(8)
+    assert ended == "8 trials are done"
+    require_consistent(study, 8)
+    first = study.store.trial(study.record.id, 0)
+    assert first.params == {"learning_rate": 1e-3, "weight_decay": 0.01, "num_heads": 2, "d_model": 16, "optimizer": "adamw"}
+    assert first.proposed_by == "prior"
+    assert first.value == pytest.approx(1e-3 + 1 / 4)
+    assert first.sample == "words"
+    points = study.store.points(study.record.id, 0)
+    assert [(point.rung, point.iteration) for point in points] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert study.optuna.trials[0].intermediate_values == {point.rung: point.metrics["val_bpb"] for point in points}
+
+
+def test_two_slots_work_at_the_same_time(toys: Toys) -> None:
+    study, _ = toys.run(6, trainer="slow_curve")
+    attempts = study.store.attempts(study.record.id)
+    assert {attempt.slot for attempt in attempts} == {"slot-0", "slot-1"}
+    first, second = attempts[0], attempts[1]
+    assert first.ended_at is not None
+    assert second.started_at < first.ended_at
+
+
+def test_a_finished_study_does_nothing_more_and_a_larger_total_adds_the_difference(toys: Toys) -> None:
+    toys.run(4)
+    study, ended = toys.run(4)
+    assert ended == "4 trials are done"
+    require_consistent(study, 4)
+    assert [attempt.attempt for attempt in study.store.attempts(study.record.id)] == [1, 1, 1, 1]
+    study, _ = toys.run(7)
+    require_consistent(study, 7)
+    study, _ = toys.run(2)
+    require_consistent(study, 7)
+
+
+def test_bad_trials_are_pruned_with_their_reason(toys: Toys) -> None:
+    study, _ = toys.run(24, slots=1, text=SPACE.replace("1e-2", "1").replace("low: 1e-4", "low: 1e-3"), sampler="random")
+    require_consistent(study, 24)
+    counts = states(study)
+    assert counts["pruned"] >= 3
+    pruned = next(trial for trial in study.store.trials(study.record.id) if trial.state is TrialState.PRUNED)
+    assert pruned.reason.startswith(f"median pruner at rung {pruned.rung} of 4")
+    assert not (study.trial_folder(pruned.number) / "checkpoints").exists()
+    decision = study.store.decisions(study.record.id, pruned.number)[0]
+    assert (decision.action, decision.rung, decision.decided_by) == ("prune", pruned.rung, "median")
+    values = [trial.value for trial in study.store.trials(study.record.id) if trial.state is TrialState.COMPLETE]
+    assert study.optuna.best_value == min(value for value in values if value is not None)
+
+
+def test_a_stopped_study_goes_on_with_the_same_numbers_from_its_checkpoints(toys: Toys) -> None:
+    def stop_soon(coordinator: Coordinator) -> None:
+        threading.Timer(1.0, coordinator.stop, ["interrupted"]).start()
+
+    study, ended = toys.run(40, trainer="slow_curve", meanwhile=stop_soon)
+    assert ended == ""
+    paused = [trial for trial in study.store.trials(study.record.id) if trial.state is TrialState.PAUSED]
+    assert paused
+    assert all(trial.reason == "interrupted" for trial in paused)
+    study, _ = toys.run(40, trainer="curve")
+    require_consistent(study, 40)
+    for trial in paused:
+        attempts = study.store.attempts(study.record.id, trial.number)
+        assert next(attempt.outcome for attempt in attempts) == "paused"
+        points = [point.rung for point in study.store.points(study.record.id, trial.number)]
+        assert points == list(range(1, len(points) + 1))
+
+
+def test_an_outcome_that_was_stored_but_not_told_is_told_on_resume_without_training(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Crash(BaseException):
+        pass
+
+    def crash(self: Coordinator, record: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Coordinator, "_tell", crash)
+        with pytest.raises(Crash):
+            toys.run(3, slots=1)
+    study, _ = toys.run(3, slots=1)
+    require_consistent(study, 3)
+    assert len(study.store.attempts(study.record.id, 0)) == 1
+
+
+def test_a_trial_numbered_by_optuna_alone_keeps_its_number(toys: Toys) -> None:
+    study, _ = toys.run(2)
+    orphan = study.optuna.ask()
+    assert orphan.number == 2
+    study, _ = toys.run(5)
+    require_consistent(study, 5)
+
+
+def test_a_killed_slot_costs_an_attempt_and_not_the_trial(toys: Toys) -> None:
+    study, _ = toys.run(4, trainer="kills_its_process_once")
+    require_consistent(study, 4)
+    outcomes = [attempt.outcome for attempt in study.store.attempts(study.record.id, 1)]
+    assert outcomes == ["died", "complete"]
+    assert study.store.trial(study.record.id, 1).attempts == 2
+
+
+def test_a_trial_that_kills_its_slot_three_times_is_poisoned_and_the_study_goes_on(toys: Toys) -> None:
+    study, _ = toys.run(4, trainer="poisons_the_second_trial")
+    require_consistent(study, 4)
+    poisoned = study.store.trial(study.record.id, 1)
+    assert poisoned.state is TrialState.FAILED
+    assert poisoned.reason == "poisoned: its slot died 3 times, the last time killed by signal 9"
+    assert states(study)["complete"] == 3
+
+
+def test_a_trial_that_raises_fails_with_its_reason_and_its_traceback_is_kept(toys: Toys) -> None:
+    study, _ = toys.run(3, trainer="fails_the_second_trial")
+    require_consistent(study, 3)
+    failed = study.store.trial(study.record.id, 1)
+    assert (failed.state, failed.reason) == (TrialState.FAILED, "ValueError: a bug")
+    assert "Traceback" in (study.trial_folder(1) / "error.txt").read_text()
+
+
+def test_a_diverged_trial_is_pruned_and_never_best(toys: Toys) -> None:
+    study, _ = toys.run(10, trainer="diverges_when_steep", sampler="random")
+    require_consistent(study, 10)
+    diverged = [trial for trial in study.store.trials(study.record.id) if trial.reason.startswith("diverged: loss is nan")]
+    assert diverged
+    assert all(trial.state is TrialState.PRUNED for trial in diverged)
+    assert study.optuna.best_trial.params["learning_rate"] <= 1e-3
+
+
+def test_a_full_disk_pauses_the_trial_and_stops_the_study(toys: Toys) -> None:
+    text = SPACE.replace("parameters:", "parameters:\n  seed: 3")
+    found: list[Coordinator] = []
+    study, ended = toys.run(4, trainer="raises", slots=1, text=text, meanwhile=found.append)
+    assert ended == ""
+    assert "No space left" in found[0].stopped_for_now
+    assert states(study) == {"paused": 1}
+    study, _ = toys.run(4, text=text)
+    require_consistent(study, 4)
+
+
+def test_an_enqueued_configuration_that_no_model_has_fails_with_its_reason(toys: Toys) -> None:
+    study, _ = toys.run(1)
+    study.optuna.enqueue_trial({"d_model": 16, "num_heads": 3, "optimizer": "adamw"})
+    study, _ = toys.run(3)
+    require_consistent(study, 3)
+    failed = study.store.trial(study.record.id, 1)
+    assert failed.state is TrialState.FAILED
+    assert "multiple of num_heads" in failed.reason
+
+
+def test_a_grid_ends_when_each_configuration_was_tried(toys: Toys) -> None:
+    text = """
+name: grid
+data: {text: pydoc, tokenizer: bytes}
+budget: {max_iters: 4, evaluations: 4}
+parameters:
+  learning_rate: {choices: [1e-3, 2e-3, 3e-3]}
+  num_layers: {low: 1, high: 2}
+  d_model: 16
+  num_heads: 2
+  context_length: 16
+  batch_size: 2
+"""
+    study, ended = toys.run(50, text=text, sampler="grid", pruner="none")
+    assert ended == "all 6 configurations of the grid were tried"
+    require_consistent(study, 6)
+    assert len({tuple(trial.params.items()) for trial in study.store.trials(study.record.id)}) == 6
+
+
+def test_a_second_coordinator_is_refused_with_the_first_ones_host_and_process(toys: Toys) -> None:
+    request = toys.request(4)
+    owner = this_process()
+    study = open_study(request, check(request), owner)
+    with pytest.raises(StudyOwned, match=f"{owner.pid}"):
+        open_study(request, check(request), this_process())
+    study.store.release(study.record.id, owner)
+
+
+def test_a_coordinator_that_lost_its_lease_writes_nothing_more(toys: Toys) -> None:
+    def take_over(coordinator: Coordinator) -> None:
+        study = coordinator._study
+        thief = Owner("elsewhere", 1, 0.0, "thief")
+        study.store.release(study.record.id, coordinator._owner)
+        study.store.acquire(study.record.id, thief, 60)
+
+    with pytest.raises(StudyOwned):
+        toys.run(4, meanwhile=take_over)
+
+
+def test_a_study_deleted_from_optuna_ends_the_run_with_a_sentence(toys: Toys) -> None:
+    def delete(coordinator: Coordinator) -> None:
+        optuna.delete_study(study_name="toy", storage=coordinator._study.storage)
+
+    toys.run(1)
+    with pytest.raises(StudyGone, match="study 'toy' was deleted while it ran"):
+        toys.run(4, meanwhile=delete)
+    with pytest.raises(StudyGone, match="hpsearch delete --study toy"):
+        toys.run(4)
+
+
+def test_another_space_text_or_sampler_is_refused_with_the_difference(toys: Toys) -> None:
+    toys.run(2)
+    with pytest.raises(BadInput, match=re.escape("learning_rate: high 0.01 → 0.1")):
+        toys.run(2, text=SPACE.replace("1e-2", "1e-1"))
+    with pytest.raises(BadInput, match="--sampler gp: study 'toy' was made with --sampler tpe"):
+        toys.run(2, sampler="gp")
+    study, _ = toys.run(3, text=f"# a comment\n{SPACE}", sampler="tpe")
+    require_consistent(study, 3)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 129, "../up", "a/b"])
+def test_a_studys_name_is_plain(toys: Toys, name: str) -> None:
+    with pytest.raises(BadInput, match="1 to 128 characters"):
+        toys.run(1, name=name)
+
+
+def test_optuna_and_ours_agree_after_the_coordinator_is_killed(toys: Toys) -> None:
+    pid = os.fork()
+    if pid == 0:  # A process of its own: it is killed as a whole, in the middle of its work.
+        os.setpgid(0, 0)
+        threading.Timer(1.5, os.kill, [os.getpid(), signal.SIGKILL]).start()
+        toys.run(60, trainer="slow_curve")
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status)
+    study, _ = toys.run(60)
+    require_consistent(study, 60)
+    lost = [attempt for attempt in study.store.attempts(study.record.id) if attempt.outcome == "lost"]
+    assert lost

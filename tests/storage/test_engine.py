@@ -1,0 +1,168 @@
+"""URLs that work, URLs that are refused, and no password in anything that can be shown."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import event, make_url, text
+
+from hpsearch.errors import BadInput
+from hpsearch.storage import engine
+from hpsearch.storage.engine import make_engine, masked, optuna_url, parse_url
+from hpsearch.storage.store import Store
+from hpsearch.storage.transactions import Database
+
+PASSWORDS = ["p@ss", "{}", "{0}", "100%", "%41", "a:b/c?d#e", "pass word", "密码"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_a_quoted_password_reaches_both_engines_and_is_never_shown(password: str) -> None:
+    url = f"postgresql://me:{quote(password, safe='')}@db.example:5433/hps"
+    assert parse_url(url).password == password
+    assert make_url(optuna_url(parse_url(url)).format(SCHEMA_VERSION=12)).password == password
+    assert masked(url) == masked(parse_url(url)).replace("+psycopg", "") == "postgresql://me:***@db.example:5433/hps"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@h:port/db",
+        "oracle://me:secret@h/db",
+        "mysql:/me:secret@h",
+        "postgresql+asyncpg://me:secret@h/db",
+        "me:secret@h",
+        "postgresql://me:sec/secret@h:x/db",
+        "postgresq://me:x@h:1/db?password=secret",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        make_engine(url)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_passwords_among_the_options_are_masked() -> None:
+    assert masked("postgresql://h/db?password=geheim&sslmode=require") == "postgresql://h/db?password=***&sslmode=require"
+
+
+def test_an_unknown_scheme_is_refused_with_the_nearest() -> None:
+    with pytest.raises(BadInput, match=r"unknown kind of database 'postgresq'; did you mean 'postgres"):
+        parse_url("postgresq://h/db")
+
+
+@pytest.mark.parametrize(
+    ("given", "driver"),
+    [
+        ("postgresql://h/db", "postgresql+psycopg"),
+        ("postgres://h/db", "postgresql+psycopg"),
+        ("mysql://h/db", "mysql+pymysql"),
+        ("mariadb://h/db", "mysql+pymysql"),
+        ("postgresql+psycopg2://h/db", "postgresql+psycopg2"),
+    ],
+)
+def test_a_url_without_a_driver_means_the_supported_one(given: str, driver: str) -> None:
+    assert parse_url(given).drivername == driver
+
+
+@pytest.mark.parametrize(("scheme", "module"), [("postgresql", "psycopg"), ("mysql", "pymysql")])
+def test_a_missing_driver_names_the_extra_to_install(scheme: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BadInput, match=rf"driver {module} is missing; run: pip install 'hpsearch\[{scheme}\]'") as caught:
+        make_engine(f"{scheme}://me:secret@h/db")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(BadInput, match="in memory"):
+        make_engine(url)
+
+
+def test_a_missing_folder_is_named_and_not_created(tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    with pytest.raises(BadInput, match=f"the folder {folder} does not exist"):
+        Store.open(f"sqlite:///{folder}/hpsearch.db", create=True)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path, create: bool) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("not a database, but long enough to be taken for one by its length alone\n" * 20)
+    before = path.read_bytes()
+    with pytest.raises(BadInput, match="not a sound SQLite database"):
+        Store.open(f"sqlite:///{path}", create=create)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.db"]
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is a folder"):
+        Store.open(f"sqlite:///{tmp_path}", create=True)
+
+
+def test_a_path_with_any_characters_works(tmp_path: Path) -> None:
+    folder = tmp_path / "a {b} %20 ?c#d é"
+    folder.mkdir()
+    url = engine.sqlite_url(folder / "hpsearch.db")
+    Store.open(url, create=True).close()
+    storage = engine.optuna_storage(url)
+    assert storage.get_all_studies() == []
+    storage.engine.dispose()
+    assert (folder / "hpsearch.db").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_sqlite_connections_are_set_up(sqlite_url: str) -> None:
+    with Store.open(sqlite_url, create=True) as store, store._database.engine.connect() as connection:
+        pragmas = {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 60_000, "synchronous": 1}
+        assert pragmas == {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas}
+
+
+def test_a_locked_database_is_tried_again_until_it_is_free(sqlite_url: str, tmp_path: Path) -> None:
+    Store.open(sqlite_url, create=True).close()
+    blocker = sqlite3.connect(tmp_path / "hpsearch.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    database = Database(make_engine(sqlite_url))
+    event.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout=0"))
+    refusals: list[str] = []
+
+    def refused(context: object) -> None:
+        refusals.append(str(context.original_exception))  # type: ignore[attr-defined]
+        if len(refusals) == 3:
+            blocker.rollback()
+
+    event.listen(database.engine, "handle_error", refused)
+    assert database.write(lambda connection: connection.execute(text("SELECT 7")).scalar()) == 7
+    assert refusals == ["database is locked"] * 3
+    database.engine.dispose()
+    blocker.close()
+
+
+def test_writes_of_both_engines_are_immediate_and_reads_of_ours_are_not(sqlite_url: str, tmp_path: Path) -> None:
+    Store.open(sqlite_url, create=True).close()
+    storage = engine.optuna_storage(sqlite_url)
+    database = Database(make_engine(sqlite_url))
+    other = sqlite3.connect(tmp_path / "hpsearch.db", isolation_level=None, timeout=0)
+
+    def locked() -> bool:
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        other.rollback()
+        return False
+
+    assert database.write(lambda connection: locked())
+    assert not database.read(lambda connection: locked())
+    with storage.engine.begin():
+        assert locked()
+    assert not locked()
+    for used in (storage.engine, database.engine):
+        used.dispose()
+    other.close()

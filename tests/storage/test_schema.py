@@ -1,0 +1,207 @@
+"""Making, checking and upgrading the tables, beside Optuna's, from many processes, without heavy imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+import hpsearch.storage
+from hpsearch.errors import BadInput
+from hpsearch.storage import schema
+from hpsearch.storage.engine import make_engine, optuna_storage
+from hpsearch.storage.records import StudyRecord
+from hpsearch.storage.store import Store
+from hpsearch.storage.tables import REVISION, VERSION_TABLE, metadata
+from hpsearch.storage.transactions import Database
+
+Start = Callable[..., subprocess.Popen[str]]
+
+EVERYTHING_AT_ONCE = """
+import os, sys, traceback
+import alembic.command, optuna
+from hpsearch.storage.engine import optuna_storage
+from hpsearch.storage.records import BudgetRecord, StudyRecord
+from hpsearch.storage.store import Store
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+def work(seed):
+    store = Store.open(sys.argv[1], create=True)
+    storage = optuna_storage(sys.argv[1])
+    budget = BudgetRecord("tokens", 1e6, 10)
+    mine = StudyRecord("lm", "", "", ("val_bpb",), {}, "", budget, "tpe", "median", seed, {}, "", "cpu", 1, "", 1)
+    study = store.create_study(mine)
+    with store.setup_lock():
+        theirs = optuna.create_study(storage=storage, study_name="lm", load_if_exists=True)
+    trial = theirs.ask()
+    # In one write: lines of sixteen processes in one pipe stay whole.
+    os.write(1, f"{study.id} {study.seed} {theirs._study_id} {trial.number}\\n".encode())
+
+wait, go = os.pipe()
+for seed in range(16):
+    if not os.fork():
+        os.close(go)
+        os.read(wait, 1)  # ends when the parent closes its end
+        try:
+            work(seed)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+os.close(go)
+sys.exit(sum(os.wait()[1] != 0 for _ in range(16)))
+"""
+
+LIGHT = """
+import sys
+from hpsearch.storage.store import Store
+with Store.open(sys.argv[1], create=False) as store:
+    print(len(store.studies()), store.find_study("lm").name)
+heavy = {"optuna", "alembic", "torch", "numpy", "sqlalchemy.orm", "psutil"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+OPTUNA_CLI = "import sys; from optuna.cli import main; sys.exit(main())"
+
+
+def stamp(url: str, revision: str) -> None:
+    database = Database(make_engine(url))
+    statement = text(f"UPDATE {VERSION_TABLE} SET version_num = :revision").bindparams(revision=revision)
+    database.write(lambda connection: connection.execute(statement))
+    database.engine.dispose()
+
+
+def test_sixteen_processes_set_up_one_fresh_database(storage_url: str, start_python: Start) -> None:
+    process = start_python(EVERYTHING_AT_ONCE, storage_url)
+    output, error = process.communicate()
+    assert (process.returncode, error) == (0, "")
+    rows = [line.split() for line in output.splitlines()]
+    assert len({tuple(row[:3]) for row in rows}) == 1
+    assert sorted(int(row[3]) for row in rows) == list(range(16))
+
+
+def test_the_migrations_make_exactly_the_tables_and_do_not_see_optunas(storage_url: str, store: Store) -> None:
+    storage = optuna_storage(storage_url)
+    assert {"studies", "alembic_version"} <= set(inspect(storage.engine).get_table_names())
+    with store._database.engine.connect() as connection:
+        options = {
+            "include_name": lambda name, kind, parents: kind != "table" or name in metadata.tables,
+            # MySQL's MEDIUMTEXT stands only in the migration: the tables are for queries.
+            "compare_type": lambda *arguments: False if "MEDIUMTEXT" in str(arguments[3]) else None,
+        }
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+    scripts = Config()
+    scripts.set_main_option("script_location", str(Path(hpsearch.storage.__path__[0]) / "migrations"))
+    assert ScriptDirectory.from_config(scripts).get_current_head() == REVISION
+    storage.engine.dispose()
+
+
+def test_optunas_tables_may_be_there_before_ours(storage_url: str, study_record: StudyRecord) -> None:
+    storage = optuna_storage(storage_url)
+    optuna.create_study(storage=storage, study_name="theirs")
+    with pytest.raises(BadInput, match="no study yet in "):
+        Store.open(storage_url, create=False)
+    with Store.open(storage_url, create=True) as store:
+        store.create_study(study_record)
+    assert optuna.get_all_study_names(storage) == ["theirs"]
+    assert storage.get_current_version() == storage.get_head_version()
+    storage.engine.dispose()
+
+
+def test_optunas_command_line_reads_the_same_database(storage_url: str, store: Store, study: StudyRecord) -> None:
+    storage = optuna_storage(storage_url)
+    theirs = optuna.create_study(storage=storage, study_name=study.name)
+    theirs.tell(theirs.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), 0.5)
+    storage.engine.dispose()
+    command = [sys.executable, "-c", OPTUNA_CLI, "studies", "--storage", storage_url, "-f", "json"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert listed.returncode == 0, listed.stderr
+    (row,) = json.loads(listed.stdout)
+    assert (row["name"], row["n_trials"]) == ("lm", 1)
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize(("revision", "kind"), [("0000", "older"), ("9999", "newer")])
+def test_another_schema_is_refused_and_untouched(storage_url: str, create: bool, revision: str, kind: str) -> None:
+    Store.open(storage_url, create=True).close()
+    stamp(storage_url, revision)
+    with pytest.raises(BadInput, match=rf"revision {revision}, {kind} than this program's {REVISION}.*`hpsearch db upgrade`"):
+        Store.open(storage_url, create=create)
+    database = Database(make_engine(storage_url))
+    assert database.read(schema.version) == revision
+    database.engine.dispose()
+
+
+def test_upgrading_a_current_database_changes_nothing(storage_url: str, store: Store, study: StudyRecord) -> None:
+    optuna_storage(storage_url).engine.dispose()
+    assert schema.upgrade(storage_url) == (REVISION, REVISION)
+    assert store.studies() == [study]
+
+
+@pytest.mark.parametrize(("revision", "reason"), [("9999", "cannot go back"), ("0000", "no hpsearch ever made")])
+def test_upgrading_an_unknown_schema_is_refused(storage_url: str, store: Store, revision: str, reason: str) -> None:
+    stamp(storage_url, revision)
+    with pytest.raises(BadInput, match=reason):
+        schema.upgrade(storage_url)
+
+
+def test_upgrading_a_database_without_studies_is_refused(sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "hpsearch.db").touch()
+    with pytest.raises(BadInput, match="no study yet"):
+        schema.upgrade(sqlite_url)
+
+
+def test_upgrading_brings_optunas_tables_along(sqlite_url: str, store: Store) -> None:
+    storage = optuna_storage(sqlite_url)
+    head = storage.get_head_version()
+    older = storage.get_all_versions()[1]
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :older"), {"older": older})
+    storage.engine.dispose()
+    with pytest.raises(BadInput, match=r"belong to another version of Optuna; run `hpsearch db upgrade`"):
+        optuna_storage(sqlite_url)
+    Store.open(sqlite_url, create=True).close()
+    schema.upgrade(sqlite_url)
+    storage = optuna_storage(sqlite_url)
+    assert storage.get_current_version() == head
+    storage.engine.dispose()
+
+
+def test_reading_a_missing_database_is_refused_and_creates_nothing(sqlite_url: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=f"no study yet in {sqlite_url}; start one with `hpsearch run`"):
+        Store.open(sqlite_url, create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opening_an_existing_store_writes_nothing(sqlite_url: str, store: Store, study: StudyRecord, tmp_path: Path) -> None:
+    with Store.open(sqlite_url, create=True) as first:
+        first.create_study(study)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.db")}
+    for create in (False, True):
+        with Store.open(sqlite_url, create=create) as reader:
+            assert reader.studies()
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.db")}
+
+
+def test_opening_an_existing_store_imports_nothing_heavy(
+    storage_url: str, store: Store, study: StudyRecord, start_python: Start
+) -> None:
+    output, error = start_python(LIGHT, storage_url).communicate()
+    assert output.splitlines() == ["1 lm", "[]"], error
+
+
+def test_nothing_but_the_database_is_left_in_its_folder(sqlite_url: str, tmp_path: Path) -> None:
+    with Store.open(sqlite_url, create=True), Store.open(sqlite_url, create=True) as store:
+        optuna_storage(sqlite_url).engine.dispose()
+        assert store.studies() == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"hpsearch.db", "hpsearch.db-wal", "hpsearch.db-shm"}

@@ -1,0 +1,119 @@
+"""Trainers that cost nothing, for tests of what is around a trainer. They run in real slot processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Generator
+
+from hpsearch.errors import DataError
+from hpsearch.execution.protocol import TrialTask
+from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult
+
+Run = Generator[Event, Answer, TrainResult]
+
+
+def point(rung: int, value: float, iteration: int | None = None) -> EvalPoint:
+    return EvalPoint(
+        rung=rung,
+        iteration=iteration or rung,
+        tokens=100 * rung,
+        flops=1e6 * rung,
+        seconds=0.01 * rung,
+        train_loss=value,
+        metrics={"val_loss": value, "val_bpb": value},
+        learning_rate=1e-3,
+        grad_norm=1.0,
+        tokens_per_s=1e4,
+    )
+
+
+def curve(task: TrialTask) -> Run:
+    """A curve that falls towards the trial's learning rate; honours its checkpoint, so that a resumed run goes on."""
+    target = float(task.config["learning_rate"])
+    interval, steps = task.config["eval_interval"], task.config["max_iters"]
+    saved = task.folder / "step"
+    start = int(saved.read_text()) if saved.exists() else 0
+    rungs = max(1, steps // interval)
+    for rung in range(start + 1, rungs + 1):
+        value = target + 1.0 / rung
+        answer = yield point(rung, value, iteration=steps if rung == rungs else rung * interval)
+        if answer is Answer.STOP:
+            return TrainResult(Outcome.STOPPED, rung * interval)
+        saved.write_text(str(rung))
+        answer = yield CheckpointSaved(rung * interval, str(saved), "0" * 64, 1)
+        if answer is Answer.PAUSE:
+            return TrainResult(Outcome.PAUSED, rung * interval)
+    return TrainResult(Outcome.COMPLETE, steps, metrics={"val_loss": value, "val_bpb": value}, sample="words")
+
+
+def slow_curve(task: TrialTask) -> Run:
+    """`curve`, slow enough to be killed in."""
+    run = curve(task)
+    event = next(run)
+    while True:
+        time.sleep(0.05)
+        answer = yield event
+        try:
+            event = run.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+
+def steps_until_told(task: TrialTask) -> Run:
+    """Steps for ever, with a sign of life at each."""
+    iteration = 0
+    while True:
+        iteration += 1
+        time.sleep(0.01)
+        answer = yield Progress(iteration, 1.0, 1e-3, 1e4)
+        if answer is not Answer.CONTINUE:
+            return TrainResult(Outcome.PAUSED if answer is Answer.PAUSE else Outcome.STOPPED, iteration)
+
+
+def kills_its_process(task: TrialTask) -> Run:
+    yield point(1, 1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kills_its_process_once(task: TrialTask) -> Run:
+    marker = task.folder / "killed"
+    if task.number == 1 and not marker.exists():
+        yield point(1, 9.0)
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return (yield from curve(task))
+
+
+def poisons_the_second_trial(task: TrialTask) -> Run:
+    return (yield from (kills_its_process(task) if task.number == 1 else curve(task)))
+
+
+def raises(task: TrialTask) -> Run:
+    """Fails in the way that the config's seed chooses."""
+    yield Progress(1, 1.0, 1e-3, 1e4)
+    raise {
+        1: ValueError("a bug\nin two lines"),
+        2: DataError("the text changed"),
+        3: OSError(errno.ENOSPC, "No space left on device"),
+        4: MemoryError("too much"),
+    }[task.config["seed"]]
+
+
+def fails_the_second_trial(task: TrialTask) -> Run:
+    if task.number == 1:
+        raise ValueError("a bug")
+    return (yield from curve(task))
+
+
+def diverges_when_steep(task: TrialTask) -> Run:
+    if float(task.config["learning_rate"]) > 1e-3:
+        return TrainResult(Outcome.DIVERGED, 7, reason="loss is nan at step 7")
+    return (yield from curve(task))
+
+
+def says_its_threads(task: TrialTask) -> Run:
+    yield Progress(int(os.environ["OMP_NUM_THREADS"]), 1.0, 1e-3, 1e4)
+    return TrainResult(Outcome.COMPLETE, 1)

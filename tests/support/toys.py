@@ -1,0 +1,60 @@
+"""Real studies with trainers that cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from toy_spaces import SPACE
+
+from hpsearch.execution.local import LocalExecutor
+from hpsearch.search.coordinator import Coordinator
+from hpsearch.search.study import Request, Study, check, open_study
+from hpsearch.search.watcher import Silent
+from hpsearch.space.load import parse_space
+from hpsearch.storage.leases import this_process
+
+
+@dataclass
+class Toys:
+    """Runs studies on one database."""
+
+    folder: Path
+    cache_dir: Path
+
+    def request(self, trials: int = 6, text: str = SPACE, **changes: object) -> Request:
+        space = parse_space(text, "toy.yaml")
+        whole: dict[str, object] = {
+            "space": space,
+            "name": space.name,
+            "trials": trials,
+            "storage_url": f"sqlite:///{self.folder / 'hpsearch.db'}",
+            "studies_dir": self.folder,
+            "cache_dir": self.cache_dir,
+        }
+        return Request(**(whole | changes))  # type: ignore[arg-type]
+
+    def run(
+        self,
+        trials: int = 6,
+        *,
+        trainer: str = "curve",
+        slots: int = 2,
+        text: str = SPACE,
+        meanwhile: Callable[[Coordinator], None] | None = None,
+        **changes: object,
+    ) -> tuple[Study, str]:
+        """Run until the total is reached; the study and why it ended. meanwhile: called before the work starts."""
+        request = self.request(trials, text, **changes)
+        owner = this_process()
+        study = open_study(request, check(request), owner)
+        try:
+            with closing(LocalExecutor(slots, 1, trainer=f"toy_trainers:{trainer}")) as executor:
+                coordinator = Coordinator(study, executor, Silent(), owner)
+                if meanwhile:
+                    meanwhile(coordinator)
+                return study, coordinator.run()
+        finally:
+            study.store.release(study.record.id, owner)
