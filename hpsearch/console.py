@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,24 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hpsearch.objectives import OBJECTIVES
-from hpsearch.report.view import short
+from hpsearch.report.view import described, duration
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 from hpsearch.training.events import EvalPoint, Progress
-
-
-def duration(seconds: float) -> str:
-    """75 → 1 min 15 s."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def described(params: Mapping[str, Any]) -> str:
-    """What was proposed, in one line; what follows its default is left out."""
-    return ", ".join(f"{name} {short(value)}" for name, value in params.items() if value is not None)
 
 
 @dataclass

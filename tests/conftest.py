@@ -7,11 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Slots are spawned with this path too, so that they find the trainers that cost nothing.
 sys.path.append(str(Path(__file__).parent / "support"))
 
 from cli import Cli
+
+# No test fails because the machine is slow, and CI fails on what is wrong, not on what it was lucky to find.
+settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("here")
 
 
 @pytest.fixture(scope="session")

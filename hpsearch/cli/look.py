@@ -63,8 +63,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """How a study stands: counts, the best so far and its config."""
-    from hpsearch.console import described, duration
-    from hpsearch.report.view import StudyView, status_dict
+    from hpsearch.report.view import StudyView, described, duration, status_dict
 
     store, record = open_for_reading(storage, studies_dir, study)
     view = StudyView.load(store, record, curves=False)
@@ -97,8 +96,7 @@ def trials(
     as_json: JsonOption = False,
 ) -> None:
     """List the trials of a study."""
-    from hpsearch.console import described
-    from hpsearch.report.view import short, trial_dict
+    from hpsearch.report.view import described, short, trial_dict
 
     view = load_view(storage, studies_dir, study, curves=False)
     if as_json:
@@ -145,8 +143,7 @@ def show(
 
 
 def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]) -> None:
-    from hpsearch.console import described
-    from hpsearch.report.view import short
+    from hpsearch.report.view import described, short
 
     name = view.study.objectives[0]
     value = f", {name} {trial.value:.4f}" if trial.value is not None else ""

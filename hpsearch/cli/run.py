@@ -188,8 +188,7 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
 
 
 def cost(forecast: Forecast) -> str:
-    from hpsearch.console import duration
-    from hpsearch.report.view import amount
+    from hpsearch.report.view import amount, duration
 
     return (
         f"cost: {forecast.trials} trials, {forecast.slots} at a time: at most about {duration(forecast.seconds)}; "
@@ -230,9 +229,8 @@ def exit_code(number: int) -> int:
 def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int], *, as_json: bool) -> int:
     """Write what a finished study leaves behind, say how it stands, and choose the exit code."""
     from hpsearch.cli.take import axes
-    from hpsearch.console import described
     from hpsearch.report.export import best_config_yaml
-    from hpsearch.report.view import StudyView, status_dict
+    from hpsearch.report.view import StudyView, described, status_dict
 
     record = study.store.study(study.record.name)
     seen = StudyView.load(study.store, record)

@@ -126,7 +126,7 @@ def train(
 
     try:
         result = train_config(
-            asked.config,
+            asked.settings,
             asked.data.model_copy(update={"text": data}) if data else asked.data,
             out,
             cache_dir=cache_dir(),

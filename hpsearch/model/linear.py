@@ -17,6 +17,9 @@ ONEDNN = (
 )
 """The operator is what torch's own compiler calls for a linear layer; it is not a public one, hence the question."""
 
+SMALL_PRODUCT = 2**23
+"""Multiplications below which oneDNN gains less than a call through Python costs."""
+
 
 if ONEDNN:
 
@@ -58,6 +61,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.dtype != torch.float32
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
+        or x.numel() * weight.shape[0] < SMALL_PRODUCT
     ):
         return F.linear(x, weight, bias)
     out: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]

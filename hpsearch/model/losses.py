@@ -115,9 +115,11 @@ def bits_per_byte(nats_sum: float, bytes_sum: float) -> float:
 
 
 def _attention_count(batch: Batch, config: TrialConfig, counted_BT: Tensor) -> Tensor:
-    """The positions of `concentration_sum`, as `Transformer.forward` counts them."""
+    """The positions of `concentration_sum`, as `Transformer.forward` counts them; 0 where it has no weight."""
     encoder_layers, decoder_layers = stack_depths(config)
     positions = torch.zeros((), dtype=torch.long, device=counted_BT.device)
+    if config.attention_loss_weight == 0:
+        return positions
     real_BT = torch.ones_like(batch.inputs_BT, dtype=torch.bool) if batch.padding_BT is None else batch.padding_BT
     choice_B1 = real_BT.sum(-1, keepdim=True) >= 2
     if encoder_layers:

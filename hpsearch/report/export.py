@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node
 
-from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, Hyperparameter, TrialConfig
+from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, Hyperparameter, TrialConfig, canonical
 from hpsearch.errors import BadInput, ConfigError, SpaceError, did_you_mean
 from hpsearch.report.view import StudyView, amount, finite, short
 from hpsearch.storage.records import TrialRecord
@@ -55,7 +55,10 @@ class _Data(DataConfig):
 
 @dataclass(frozen=True, slots=True)
 class ExportedConfig:
+    settings: dict[str, Any]
+    """The hyperparameters as written; max_iters is missing where num_epochs stands for it."""
     config: TrialConfig
+    """With everything that follows from them; of one step where only the text can say how many."""
     data: DataConfig
     data_fingerprint: str = ""
     """Of the text and its split at the time; empty where the file does not say."""
@@ -133,11 +136,13 @@ def read_config(path: Path) -> ExportedConfig:
         )
         raise _error(path, places, ("hpsearch",), message)
     try:
-        config = TrialConfig.build(hyperparameters)
+        given = canonical(hyperparameters)
+        config = TrialConfig.build(({"max_iters": 1} if "num_epochs" in given else {}) | given)
     except ConfigError as error:
         raise _error(path, places, (*where, _spelling(hyperparameters, error.name)), str(error)) from None
     data = _section(_Data, "data", sections, path, places) or _Data.model_validate({})
     return ExportedConfig(
+        settings=given,
         config=config,
         data=DataConfig(text=data.text, tokenizer=data.tokenizer, validation=data.validation),
         data_fingerprint=data.fingerprint,

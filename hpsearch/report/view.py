@@ -170,6 +170,21 @@ def short(value: Any) -> str:
     return str(value)
 
 
+def duration(seconds: float) -> str:
+    """75 → 1 min 15 s."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def described(params: Mapping[str, Any]) -> str:
+    """What was proposed, in one line; what follows its default is left out."""
+    return ", ".join(f"{name} {short(value)}" for name, value in params.items() if value is not None)
+
+
 def amount(value: float, unit: str) -> str:
     """A large count for the eye: `950 FLOP`, `3.4 PFLOP`."""
     for prefix in ("", "k", "M", "G", "T", "P", "E"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpsearch.errors import BadInput
 from hpsearch.storage.records import BudgetRecord
+from hpsearch.training.schedules import steps_for_epochs
 
 
 def plan(budget: BudgetRecord, settings: Mapping[str, Any], *, flops_per_token: float, windows_per_pass: int) -> dict[str, int]:
@@ -31,7 +32,7 @@ def plan(budget: BudgetRecord, settings: Mapping[str, Any], *, flops_per_token: 
             steps = budget.amount / step_tokens
         case "num_epochs":
             passes = float(settings.get("num_epochs") or budget.amount)
-            steps = math.ceil(passes * windows_per_pass / int(settings["batch_size"]))
+            steps = steps_for_epochs(passes, windows_per_pass, int(settings["batch_size"]))
         case "max_iters":
             steps = float(settings.get("max_iters") or budget.amount)
         case other:
@@ -53,7 +54,7 @@ def steps_and_interval(steps: float, evaluations: int, *, exact: bool = False) -
         )
     if max_iters < evaluations**2 and not exact:
         max_iters = max_iters // evaluations * evaluations
-    return {"max_iters": max_iters, "eval_interval": max(1, round(max_iters / evaluations))}
+    return {"max_iters": max_iters, "eval_interval": max(1, math.floor(max_iters / evaluations + 0.5))}
 
 
 def parse_budget(word: str) -> dict[str, float]:

@@ -165,6 +165,8 @@ def concrete(
         flops_per_token=count(draft).flops_per_token,
         windows_per_pass=corpus.windows_per_pass(draft.context_length),
     )
+    if space.parameters.get("eval_interval"):
+        plan["eval_interval"] = draft.eval_interval  # Given beside max_iters: the evaluations follow from it.
     whole = plan | space.settings(proposal, plan) | {"vocab_size": corpus.tokenizer.vocab_size}
     if whole.get("save_dir"):
         whole["save_dir"] = str(Path(str(whole["save_dir"])) / place)

@@ -28,6 +28,7 @@ from hpsearch.model.counting import count
 from hpsearch.model.losses import bits_per_byte, loss_counts, loss_terms
 from hpsearch.model.transformer import ModelOutput, Transformer
 from hpsearch.training import device as devices
+from hpsearch.training.allocator import keeping_freed_memory
 from hpsearch.training.checkpoints import CheckpointStore, checkpoint_folder, disk_full_stops, run_digest
 from hpsearch.training.events import Answer, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
 from hpsearch.training.generation import evaluating
@@ -69,6 +70,8 @@ class Meter:
     def add(self, loss: Tensor, grad_norm: Tensor, step: int) -> None:
         measured_3 = torch.stack((loss, grad_norm, self.one))
         self.sums_23 += measured_3
+        if not measured_3.is_cuda and measured_3.isfinite().all():
+            return  # On the CPU a look costs less than the arithmetic below.
         first_2 = (self.bad_22[0] == 0) & ~measured_3[:2].isfinite()
         self.bad_22[0].masked_fill_(first_2, step)
         self.bad_22[1] = torch.where(first_2, measured_3[:2], self.bad_22[1])
@@ -115,6 +118,8 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
         log = stack.enter_context(open_log(config, folder))
         place = devices.prepare(device, threads)
+        if place.type == "cpu":
+            stack.enter_context(keeping_freed_memory())
         torch.manual_seed(config.seed)
         counts = count(config)
         needed = micro_batches or devices.micro_batches_for(config, counts, place)
@@ -222,7 +227,8 @@ def train(
             norm = clip(parameters, config.grad_clip)
             for optimizer in optimizers:
                 optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            for parameter in parameters:
+                parameter.grad = None
             state.iteration += 1
             meter.add(train_loss, norm, state.iteration)
             # On a GPU the meter is read only where the run waits for the device anyway.

@@ -64,3 +64,8 @@ def evaluations(config: TrialConfig) -> int:
 
 def _due(iteration: int, interval: int, last: int) -> bool:
     return iteration == last or (0 < iteration < last and iteration % interval == 0 and 2 * (last - iteration) >= interval)
+
+
+def steps_for_epochs(num_epochs: float, windows_per_pass: int, batch_size: int) -> int:
+    """Optimizer steps in which every training sequence is seen num_epochs times, the last step maybe going beyond."""
+    return math.ceil(num_epochs * windows_per_pass / batch_size)

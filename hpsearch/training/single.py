@@ -7,18 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpsearch.config import DataConfig, TrialConfig
-from hpsearch.data.corpus import open_corpus
-from hpsearch.errors import BadInput, DataError
+from hpsearch.config import DataConfig, TrialConfig, canonical
+from hpsearch.data.corpus import Corpus, open_corpus
+from hpsearch.errors import BadInput, ConfigError, DataError
 from hpsearch.training.checkpoints import CheckpointStore, checkpoint_folder
 from hpsearch.training.events import EvalPoint, Outcome, TrainResult, Warned
 from hpsearch.training.generation import Sampling, generate
 from hpsearch.training.loop import train
+from hpsearch.training.schedules import steps_for_epochs
 from hpsearch.training.weights import export_weights, load_model
 
 
 def train_config(
-    config: TrialConfig,
+    settings: Mapping[str, Any],
     data: DataConfig,
     folder: Path,
     *,
@@ -28,19 +29,21 @@ def train_config(
     fingerprint: str = "",
     say: Callable[[str], None],
 ) -> TrainResult:
-    """Train `config` and leave weights, tokenizer, log and sample in `folder`; goes on from a checkpoint that is there.
+    """Train one config and leave weights, tokenizer, log and sample in `folder`; goes on from a checkpoint that is there.
 
-    fingerprint: of the text that is expected; empty where any will do. say: gets a line for each evaluation.
+    settings: hyperparameters as `TrialConfig.build` takes them, with max_iters or num_epochs. fingerprint: of the text that
+    is expected; empty where any will do. say: gets a line for each evaluation.
     Raises DataError for another text, BadInput when the run diverges.
     """
-    corpus = open_corpus(data, vocab_size=config.vocab_size, architecture=config.architecture, cache_dir=cache_dir)
+    draft = TrialConfig.build({"max_iters": 1} | canonical(settings))
+    corpus = open_corpus(data, vocab_size=draft.vocab_size, architecture=draft.architecture, cache_dir=cache_dir)
     if fingerprint and corpus.data_fingerprint != fingerprint:
         raise DataError(
             f"the text is not the one that this config was found on (fingerprint {corpus.data_fingerprint[:12]}, "
             f"expected {fingerprint[:12]}); name the text to train on with --data"
         )
-    config = config.model_copy(update={"vocab_size": corpus.tokenizer.vocab_size})
-    corpus.require(config.context_length, config.eval_iters)
+    corpus.require(draft.context_length, draft.eval_iters)
+    config = _on(corpus, canonical(settings), draft)
     run = train(config, corpus, folder, device=device, threads=threads)
     try:
         while True:
@@ -59,6 +62,20 @@ def train_config(
     newest = CheckpointStore(checkpoint_folder(config, folder), config.max_save_num).paths()[0]
     export_weights(config, newest, corpus.tokenizer, folder)
     return result
+
+
+def _on(corpus: Corpus, settings: Mapping[str, Any], draft: TrialConfig) -> TrialConfig:
+    """The config on this text: its vocabulary, and the steps that num_epochs means."""
+    steps = settings.get("max_iters")
+    if draft.num_epochs is not None:
+        windows = corpus.windows_per_pass(draft.context_length)
+        needed = steps_for_epochs(draft.num_epochs, windows, draft.batch_size)
+        if steps not in (None, needed):
+            raise ConfigError(
+                "num_epochs", f"num_epochs {draft.num_epochs} is {needed} steps of this text and max_iters is {steps}; keep one"
+            )
+        steps = needed
+    return TrialConfig.build(dict(settings) | {"max_iters": steps, "vocab_size": corpus.tokenizer.vocab_size})
 
 
 def generate_from(

@@ -228,3 +228,17 @@ def test_the_text_and_single_settings_can_be_given_on_the_command_line(cli: Cli)
     (trial,) = cli.json("trials")
     assert (trial["config"]["batch_size"], trial["config"]["context_length"]) == (2, 16)
     assert (trial["config"]["max_iters"], trial["config"]["d_model"]) == (4, 16)
+
+
+def test_a_config_written_by_hand_may_count_in_passes_over_the_text(cli: Cli) -> None:
+    (cli.folder / "mine.txt").write_text("to be or not to be, that is the question.\n" * 800)
+    config = (
+        "data: {text: mine.txt}\nhyperparameters:\n  num_epochs: 0.01\n  batch_size: 2\n  context_length: 16\n  d_model: 16\n"
+    )
+    (cli.folder / "c.yaml").write_text(f"{config}  num_heads: 2\n  num_layers: 1\n")
+    cli.ok("train", "--config", "c.yaml", "--out", "m")
+    # 0.01 passes over 90 % of 33,600 bytes, in windows of 16 and batches of 2.
+    assert json.loads((cli.folder / "m" / "config.json").read_text())["max_iters"] == 10
+    (cli.folder / "c.yaml").write_text(f"{config}  max_iters: 3\n")
+    done = cli.run("train", "--config", "c.yaml", "--out", "n")
+    assert (done.returncode, "num_epochs 0.01 is 10 steps of this text and max_iters is 3" in done.stderr) == (2, True)

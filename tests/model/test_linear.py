@@ -4,7 +4,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from hpsearch.model import linear as linear_module
 from hpsearch.model.linear import linear
+
+
+@pytest.fixture(autouse=True, params=[0, 2**62], ids=["onednn", "small"])
+def _smallest_for_onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways, whatever the size of the example."""
+    monkeypatch.setattr(linear_module, "SMALL_PRODUCT", request.param)
 
 
 def example(*, bias: bool, transposed: bool, every_second: bool) -> tuple[Tensor, Tensor, Tensor | None]:

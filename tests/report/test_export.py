@@ -79,7 +79,7 @@ def test_a_reason_of_several_lines_stays_inside_its_comment(view: StudyView, wri
 @given(
     rate=st.floats(min_value=1e-300, max_value=1e30),
     text=st.text(min_size=1),
-    weights=st.dictionaries(st.text(min_size=1), st.floats(min_value=1e-9, max_value=1e9), min_size=1, max_size=3),
+    weights=st.dictionaries(st.text(min_size=1, max_size=99), st.floats(min_value=1e-9, max_value=1e9), min_size=1, max_size=3),
 )
 def test_floats_and_texts_read_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, view: StudyView, rate: float, text: str, weights: dict[str, float]
