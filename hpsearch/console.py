@@ -41,11 +41,11 @@ class Tally:
 
     @property
     def counts(self) -> Counter[TrialState]:
-        return Counter(self.states.values())
+        return Counter(tuple(self.states.values()))
 
     @property
     def ended(self) -> int:
-        return sum(state.ended for state in self.states.values())
+        return sum(state.ended for state in tuple(self.states.values()))  # Drawn by a thread while trials end.
 
     def remaining_s(self, progress: float) -> float | None:
         """Seconds to the end of the study at the pace so far. progress: trials' worth of work done in the running ones."""
@@ -190,7 +190,7 @@ class LiveView:
         head = Text.assemble((study.name, "bold"), f"  {self._tally.ended} of {study.trials_target} trials")
         for state, style in ((TrialState.COMPLETE, "green"), (TrialState.PRUNED, "yellow"), (TrialState.FAILED, "red")):
             head.append(f" · {counts[state]} {state}", style if counts[state] else "dim")
-        left = self._tally.remaining_s(sum(row.done for row in self._rows.values()))
+        left = self._tally.remaining_s(sum(row.done for row in tuple(self._rows.values())))
         head.append(f" · about {duration(left)} left" if left is not None else " · time left: measuring", "cyan")
         return Group(head, self._running(study), *self._best_lines(study), *(Text(line, "dim") for line in self._recent))
 

@@ -12,7 +12,8 @@ HpsearchError
 ├── StudyOwned (3)           another coordinator works on it
 ├── StorageUnreachable (4)   the database or the cluster does not answer
 ├── NoTrialSucceeded (5)     finished, with nothing to show
-└── StoppedForNow (75)       a reason that passes (disk full): run the same command again
+├── StoppedForNow (75)       a reason that passes (disk full): run the same command again
+└── SlotsUnable (1)          no process that trains can start here
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ class NoTrialSucceeded(HpsearchError):
 
 class StoppedForNow(HpsearchError):
     exit_code = 75
+
+
+class SlotsUnable(HpsearchError):
+    """Slot processes end before they have begun with a trial; what they wrote on the terminal says why."""
 
 
 INTERRUPTED = 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from hpsearch import __version__
-from hpsearch.errors import INTERRUPTED, HpsearchError
+from hpsearch.errors import INTERRUPTED, HpsearchError, StoppedForNow
 
 app = typer.Typer(
     name="hpsearch",
@@ -41,12 +42,13 @@ def options(
 
 def main() -> None:
     """Run one verb; the exit codes are those of `hpsearch.errors`."""
-    from hpsearch.cli import run, look, take, serve, spaces, manage  # noqa: F401, I001 - each declares its verbs, in this order
-
     # Optuna calls what it has had for years experimental; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*experimental")
     try:
+        from hpsearch.cli import run, look, take, serve, spaces, manage  # noqa: F401, I001 - each declares its verbs, in this order
+
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # Here, so that a reader who has gone is met below and not while Python closes.
     except typer.Abort:
         code = INTERRUPTED
     except TyperException as error:
@@ -62,6 +64,9 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _complain(f"{error.filename or 'a file'}: {error.strerror}; make room, then run the same command again")
+            sys.exit(StoppedForNow.exit_code)
         code = 1
         log = _write_traceback()
         _complain(f"unexpected error, a bug: {type(error).__name__}: {_first_line(error)}; the traceback is in {log}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -198,9 +199,10 @@ def parameter_groups(folder: Path) -> list[dict[str, Any]]:
         return []
     with log.open(encoding="utf-8") as lines:
         for line in lines:
-            entry = json.loads(line)
-            if "groups" in entry:
-                return list(entry["groups"])
+            with contextlib.suppress(ValueError):  # A line that a killed slot left half written.
+                entry = json.loads(line)
+                if "groups" in entry:
+                    return list(entry["groups"])
     return []
 
 

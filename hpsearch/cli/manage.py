@@ -32,7 +32,9 @@ def delete(
     if not yes:
         if not sys.stdin.isatty():
             raise BadInput(f"delete '{study}'? Nobody is here to answer: add --yes")
-        typer.confirm(f"delete study '{study}' with its {len(store.trials(record.id))} trials and {folder}?", abort=True)
+        if not typer.confirm(f"delete study '{study}' with its {len(store.trials(record.id))} trials and {folder}?"):
+            print("nothing was deleted", file=sys.stderr)
+            return
     store.acquire(record.id, this_process(), LEASE_S)  # Refused while a coordinator works on it.
     theirs = optuna_storage(storage_url(storage, studies_dir))
     with contextlib.suppress(KeyError):  # Optuna's dashboard may have deleted its part already.

@@ -83,9 +83,11 @@ def run(
     from hpsearch.execution.devices import choose_device, cores
     from hpsearch.execution.local import LocalExecutor
     from hpsearch.search.coordinator import Coordinator
+    from hpsearch.search.lease import lease_kept
     from hpsearch.search.study import Request, check, open_study
     from hpsearch.storage.leases import this_process
 
+    signal.signal(signal.SIGTERM, leave)  # Until the coordinator works, there is nothing to pause.
     if trials < 1:
         raise BadInput(f"--trials {trials}: a study has at least 1 trial")
     if timeout is not None and not 0 < timeout < float("inf"):
@@ -118,12 +120,18 @@ def run(
     owner = this_process()
     opened = open_study(request, checked, owner)
     try:
-        with contextlib.closing(LocalExecutor(count, opened.record.threads)) as executor:
+        with (
+            lease_kept(opened, owner),
+            contextlib.closing(LocalExecutor(count, opened.record.threads)) as executor,
+        ):
             try:
                 announce(opened, checked, count, executor, owner.token)
             except BadInput:
-                if not opened.resumed:
+                if not opened.store.trials(opened.record.id):
                     opened.discard()
+                raise
+            except KeyboardInterrupt:
+                say(f"interrupted: study '{opened.record.name}' has not begun; the same command begins it")
                 raise
             with view(count) as watcher:
                 coordinator = Coordinator(opened, executor, watcher, owner, timeout_s=timeout)
@@ -171,6 +179,7 @@ def slot_count(word: str, devices: tuple[str, ...]) -> int:
 
 def announce(study: Study, checked: Checked, slots: int, executor: Executor, token: str) -> None:
     """Measure the machine if the budget needs it, and say what the study will cost."""
+    from hpsearch.report.view import amount
     from hpsearch.search.forecast import forecast, measure_speed
 
     record = study.record
@@ -181,8 +190,8 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
         say(f"measuring the speed of {slots} slot{'s' if slots > 1 else ''} on {record.device} ...")
         speed = measure_speed(study, executor, checked.baseline)
         study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
-        say(f"speed: {speed / 1e9:.1f} GFLOP/s a slot")
-    left = record.trials_target - sum(trial.state.ended for trial in study.store.trials(record.id))
+        say(f"speed: {amount(speed, 'FLOP/s')} a slot")
+    left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
     if left > 0:
         say(cost(forecast(study, left, slots, speed)))
 
@@ -203,6 +212,11 @@ def view(slots: int) -> LiveView | PlainLines:
     return LiveView(slots) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else PlainLines(slots)
 
 
+def leave(_number: int, _: FrameType | None) -> None:
+    """End this process as at the end of its work: leases given back, slots ended."""
+    sys.exit(0)
+
+
 @contextlib.contextmanager
 def stop_on_signals(coordinator: Coordinator) -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM pause the study; a second signal ends the process at once."""
@@ -210,6 +224,8 @@ def stop_on_signals(coordinator: Coordinator) -> Iterator[list[int]]:
 
     def on_signal(number: int, _: FrameType | None) -> None:
         if caught:
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # The live view has hidden the cursor.
             os._exit(exit_code(number))
         caught.append(number)
         coordinator.stop("interrupted" if number == signal.SIGINT else "terminated")
@@ -252,7 +268,7 @@ def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int]
         print(f"      hpsearch train --config {study.folder / 'best.yaml'} --out model")
     if coordinator.stopped_for_now:
         raise StoppedForNow(f"study '{record.name}' stopped: {coordinator.stopped_for_now}; run the same command again")
-    if caught:
+    if caught and not ended:
         say(f"study '{record.name}' is paused; the same command goes on with it")
         return exit_code(caught[0])
     if not ended:

@@ -133,12 +133,14 @@ def train(
             device=where,
             threads=threads or asked.run.threads or cores(),
             fingerprint="" if data else asked.data_fingerprint,
+            objectives=(asked.study.objective,) if asked.study else (),
             say=say,
         )
     except KeyboardInterrupt:
         say(f"interrupted; the same command goes on from the last checkpoint in {out}")
         return INTERRUPTED
-    shutil.copyfile(config, out / "config.yaml")
+    with contextlib.suppress(shutil.SameFileError):
+        shutil.copyfile(config, out / "config.yaml")
     found = result.metrics.get(asked.study.objective) if asked.study else None
     expected = asked.study.value if asked.study and not data else None
     if as_json:

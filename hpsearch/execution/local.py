@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
+import signal
 import socket
 import time
 from collections import deque
@@ -12,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpsearch.execution.protocol import TRANSFORMER, Died, Ended, Failed, Reply, SlotInfo, SlotMessage, TrialTask
+from hpsearch.errors import SlotsUnable
+from hpsearch.execution.protocol import TRANSFORMER, Died, Ended, Failed, Ready, Reply, SlotInfo, SlotMessage, TrialTask
 from hpsearch.execution.slot import slot_main
 from hpsearch.training.events import Answer, EvalPoint
 
@@ -26,6 +29,14 @@ class _Slot:
     """Trial in it."""
     waiting: int | None = None
     """Rung of the evaluation that it waits to have answered."""
+    ready: bool = False
+    """Whether the process has loaded its trainer."""
+    task: TrialTask | None = None
+    """Handed over before it was ready, so not begun: the process after it gets it again."""
+
+
+MAX_STILLBORN = 3
+"""Slot processes in a row that may end before they are ready."""
 
 
 class LocalExecutor:
@@ -36,6 +47,7 @@ class LocalExecutor:
         self._context = multiprocessing.get_context("spawn")
         self._threads, self._trainer = threads, trainer
         self._host = socket.gethostname()
+        self._stillborn = 0
         self._slots = {f"slot-{index}": self._start(f"slot-{index}") for index in range(slots)}
 
     def idle(self) -> Sequence[SlotInfo]:
@@ -44,6 +56,7 @@ class LocalExecutor:
     def submit(self, slot: SlotInfo, task: TrialTask) -> None:
         target = self._slots[slot.name]
         target.number, target.waiting = task.number, None
+        target.task = None if target.ready else task
         self._send(target, task)
 
     def answer(self, slot: str, answer: Answer) -> None:
@@ -61,10 +74,14 @@ class LocalExecutor:
             try:
                 body = slot.connection.recv()
             except (EOFError, OSError):
-                number = slot.number
                 code = self._replace(slot)
-                if number is not None:
-                    found.append(SlotMessage(slot.info.name, number, Died(code)))
+                if not slot.ready:
+                    self._again(slot, code)
+                elif slot.number is not None:
+                    found.append(SlotMessage(slot.info.name, slot.number, Died(code)))
+                continue
+            if isinstance(body, Ready):
+                slot.ready, slot.task, self._stillborn = True, None, 0
                 continue
             assert slot.number is not None
             found.append(SlotMessage(slot.info.name, slot.number, body))
@@ -90,7 +107,14 @@ class LocalExecutor:
         process = self._context.Process(
             target=slot_main, args=(theirs, self._trainer, self._threads, os.getpid()), name=f"hpsearch {name}", daemon=True
         )
-        process.start()
+        # A Ctrl-C reaches the whole process group: one that comes before the child can ignore it must wait until it does.
+        # (The tracker comes first, as starting it unblocks these signals.)
+        multiprocessing.resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         assert process.pid is not None
         return _Slot(SlotInfo(name, self._host, process.pid), process, ours)
@@ -103,6 +127,17 @@ class LocalExecutor:
         self._slots[slot.info.name] = self._start(slot.info.name)
         code: int | None = slot.process.exitcode
         return code
+
+    def _again(self, gone: _Slot, code: int | None) -> None:
+        """A process ended before it was ready, which is no fault of the trial that waits for it."""
+        self._stillborn += 1
+        if self._stillborn >= MAX_STILLBORN:
+            raise SlotsUnable(
+                f"{MAX_STILLBORN} slot processes in a row ended while they started (the last one with exit code {code}); "
+                "if an error stands above, mend that, else look for a limit on memory or processes"
+            )
+        if gone.task is not None:
+            self.submit(self._slots[gone.info.name].info, gone.task)
 
     def _send(self, slot: _Slot, message: object) -> None:
         try:

@@ -73,6 +73,11 @@ class Died:
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """The slot has loaded its trainer. Between executor and slot only: a coordinator does not see it."""
+
+
+@dataclass(frozen=True, slots=True)
 class SlotMessage:
     slot: str
     number: int
@@ -100,7 +105,10 @@ class Executor(Protocol):
         """Answer the evaluation that the slot waits on; PAUSE and STOP may also come unasked, between evaluations."""
 
     def messages(self, timeout_s: float) -> list[SlotMessage]:
-        """What the slots said, oldest first; waits up to timeout_s when there is nothing yet."""
+        """What the slots said, oldest first; waits up to timeout_s when there is nothing yet.
+
+        Raises SlotsUnable when no slot process gets as far as its first trial.
+        """
 
     def close(self) -> None:
         """End all slots. Nothing that they had not checkpointed is kept."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection
 
 from hpsearch.errors import HpsearchError, StoppedForNow
-from hpsearch.execution.protocol import Ended, Failed, Reply, TrialTask
+from hpsearch.execution.protocol import Ended, Failed, Ready, Reply, TrialTask
 from hpsearch.training.events import Answer, EvalPoint, Event, TrainResult
 
 Trainer = Callable[[TrialTask], Generator[Event, Answer, TrainResult]]
@@ -28,6 +28,7 @@ def slot_main(connection: Connection, trainer: str, threads: int, parent: int) -
     _die_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):  # They reach the whole process group; the coordinator decides.
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # Blocked while this process started.
     faulthandler.enable()
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)  # Read once, when torch and numpy load: hence before any import of them.
@@ -35,6 +36,7 @@ def slot_main(connection: Connection, trainer: str, threads: int, parent: int) -
     module, _, function = trainer.partition(":")
     run: Trainer = getattr(importlib.import_module(module), function)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        connection.send(Ready())
         while True:
             task = connection.recv()
             if isinstance(task, TrialTask):  # A late answer to a run that has ended is no task.

@@ -6,6 +6,7 @@ outcome is stored before Optuna is told of it, and a trial that was running goes
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -17,12 +18,13 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState as OptunaState
 
-from hpsearch.errors import ConfigError, StudyGone
+from hpsearch.errors import BadInput, StudyGone
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
 from hpsearch.model.counting import count
 from hpsearch.search.samplers import suggest
-from hpsearch.search.study import LEASE_S, Study
+from hpsearch.search.study import LEASE_S, Study, outside
 from hpsearch.search.watcher import Watcher
+from hpsearch.space.canonical import to_yaml
 from hpsearch.storage.records import (
     AttemptRecord,
     CheckpointRecord,
@@ -65,10 +67,14 @@ class Coordinator:
         """Trials of an earlier coordinator, or of a slot that died, that go on before new ones start."""
         self._best: TrialRecord | None = None
         self._asked = 0
+        self._paused = 0
+        """Trials that were left for a later coordinator."""
         self._stopping = ""
         """Why no trial starts any more; empty while they do."""
         self._optuna_ids: dict[int, int] = {}
         self._renewed = time.monotonic()
+        self._bad_input = ""
+        """What is wrong with all trials at once, as a slot found it."""
         self.stopped_for_now = ""
         """A reason that passes (disk full), for the exit code."""
 
@@ -91,8 +97,8 @@ class Coordinator:
             raise StudyGone(f"study '{self._study.record.name}' was deleted while it ran; nothing more was written") from None
 
     def _work(self) -> str:
-        self._recover()
         self._watcher.opened(self._study.record, self._study.store.trials(self._study.record.id))
+        self._recover()
         asked_to_pause = False
         while True:
             if time.monotonic() > self._deadline:
@@ -109,7 +115,9 @@ class Coordinator:
             for message in self._executor.messages(POLL_S):
                 self._handle(message)
             self._keep_lease()
-        if self._stopping:
+        if self._bad_input:
+            raise BadInput(f"study '{self._study.record.name}' is paused: {self._bad_input}")
+        if self._stopping and (self._paused or not self._nothing_left()):
             return ""
         grid = self._asked < self._study.record.trials_target
         reason = f"all {self._asked} configurations of the grid were tried" if grid else f"{self._asked} trials are done"
@@ -119,7 +127,7 @@ class Coordinator:
     # What there is to do
 
     def _nothing_left(self) -> bool:
-        return not self._waiting and self._asked >= min(self._study.record.trials_target, self._study.limit)
+        return not self._waiting and self._asked >= self._study.total
 
     def _fill(self) -> None:
         for slot in self._executor.idle():
@@ -143,8 +151,11 @@ class Coordinator:
         record = TrialRecord(trial.number, TrialState.RUNNING, proposal, {}, proposed_by)
         try:
             config = study.config(proposal, trial.number)
-        except ConfigError as error:  # Only an enqueued configuration can be one that no model has.
-            record = replace(record, state=TrialState.FAILED, reason=str(error))
+            broken = outside(study.space, config)
+        except BadInput as error:
+            broken = str(error)
+        if broken:  # Only an enqueued configuration can be one that no model has, or that the budget does not pay for.
+            record = replace(record, state=TrialState.FAILED, reason=broken)
             study.store.add_trial(study.record.id, record, token=self._owner.token)
             self._tell(record)
             self._watcher.ended(record, self._best)
@@ -162,15 +173,17 @@ class Coordinator:
         attempt = AttemptRecord(
             record.number, record.attempts, slot.name, slot.host, slot.pid, started_at=0.0, from_iteration=from_iteration
         )
-        study.store.start_attempt(study.record.id, attempt, token=self._owner.token)
-        study.store.update_trial(study.record.id, record, token=self._owner.token)
+        study.store.save(study.record.id, [record, attempt], token=self._owner.token)
         folder = study.trial_folder(record.number)
         folder.mkdir(parents=True, exist_ok=True)
+        config = {name: value for name, value in record.config.items() if value is not None}
+        document = {"data": study.record.data, "hyperparameters": config}  # `hpsearch train --config` reads it.
+        (folder / "config.yaml").write_text(to_yaml(document), encoding="utf-8")
         index = int(slot.name.rpartition("-")[2]) if slot.name.rpartition("-")[2].isdecimal() else 0
         task = TrialTask(
             number=record.number,
             attempt=record.attempts,
-            config={name: value for name, value in record.config.items() if value is not None},
+            config=config,
             data=study.record.data,
             data_fingerprint=study.record.data_fingerprint,
             folder=folder,
@@ -269,9 +282,7 @@ class Coordinator:
         match result.outcome:
             case Outcome.PAUSED:
                 self._leave(active, "paused", self._stopping)
-                record = replace(record, state=TrialState.PAUSED, reason=self._stopping)
-                self._study.store.update_trial(self._study.record.id, record, token=self._owner.token)
-                self._watcher.ended(record, self._best)
+                self._pause(replace(record, state=TrialState.PAUSED, reason=self._stopping))
                 return
             case Outcome.STOPPED:
                 state, reason = TrialState.PRUNED, record.reason
@@ -299,10 +310,13 @@ class Coordinator:
     def _on_failed(self, active: _Active, failed: Failed) -> None:
         if failed.kind == "disk-full":
             self.stopped_for_now = self.stopped_for_now or failed.message
+        elif failed.kind == "bad-input":
+            # Its config was checked here, so it is the text that changed: every other trial would fail of it too.
+            self._bad_input = self._bad_input or failed.message
+        if failed.kind in ("disk-full", "bad-input"):
             self.stop(failed.message)
             self._leave(active, "paused", failed.message)
-            paused = replace(active.record, state=TrialState.PAUSED, reason=failed.message)
-            self._study.store.update_trial(self._study.record.id, paused, token=self._owner.token)
+            self._pause(replace(active.record, state=TrialState.PAUSED, reason=failed.message))
             return
         if failed.traceback:
             log = self._study.trial_folder(active.record.number) / "error.txt"
@@ -324,6 +338,12 @@ class Coordinator:
         self._waiting.appendleft(waiting)
 
     # Ends
+
+    def _pause(self, record: TrialRecord) -> None:
+        """The trial is left for a later coordinator."""
+        self._paused += 1
+        self._study.store.update_trial(self._study.record.id, record, token=self._owner.token)
+        self._watcher.ended(record, self._best)
 
     def _leave(self, active: _Active, outcome: str, reason: str) -> None:
         """The trial is no longer in its slot."""
@@ -364,7 +384,16 @@ class Coordinator:
         if record.state is not TrialState.COMPLETE:
             # It will never go on, and its weights are of no use.
             shutil.rmtree(study.trial_folder(record.number) / "checkpoints", ignore_errors=True)
+            self._remove_checkpoints(record.number)
             study.store.forget_checkpoints(study.record.id, record.number, token=self._owner.token)
+
+    def _remove_checkpoints(self, number: int) -> None:
+        """Those that a `save_dir` put elsewhere: file by file, as the folder may hold other things."""
+        for saved in self._study.store.checkpoints(self._study.record.id, number):
+            path = self._study.folder / saved.path
+            for useless in (path, path.with_name(f"{path.name}.sha256"), path.with_name("best.safetensors")):
+                with contextlib.suppress(OSError):
+                    useless.unlink()
 
     # After a crash
 
@@ -391,6 +420,10 @@ class Coordinator:
                 self._compare(record)
                 if not record.told:
                     self._tell(record)
+            elif frozen.state.is_finished():
+                # Another program ended it in Optuna, where it cannot be opened again.
+                told = replace(record, state=TrialState.FAILED, reason="ended by another program", told=True)
+                study.store.update_trial(study.record.id, told, token=self._owner.token)
             else:
                 self._waiting.append(record)
 

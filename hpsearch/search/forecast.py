@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpsearch.config import TrialConfig
+from hpsearch.errors import StoppedForNow
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, TrialTask
 from hpsearch.model.counting import count
 from hpsearch.search.study import Study
@@ -65,11 +66,13 @@ def measure_speed(study: Study, executor: Executor, baseline: TrialConfig) -> fl
     enough_s = MEASURE_S if study.record.budget.kind == "device_seconds" else GLANCE_S
     never = 10**9
     endless = {"max_iters": never, "eval_interval": never, "save_interval": never, "lr_decay_iters": never, "log_interval": 1}
-    config = {name: value for name, value in (baseline.concrete() | endless).items() if value is not None}
+    # The rate changes no speed, and a baseline that diverges would end before it is measured.
+    harmless = {"learning_rate": 1e-12, "save_dir": None, "log_file": None}
+    config = {name: value for name, value in (baseline.concrete() | endless | harmless).items() if value is not None}
     step_flops = count(baseline).flops_per_token * baseline.batch_size * baseline.context_length
     rates: dict[str, float] = {}
     begun: dict[str, tuple[int, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="hpsearch-measure-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hpsearch-measure-", ignore_cleanup_errors=True) as folder:
         slots = list(executor.idle())
         for index, slot in enumerate(slots):
             task = TrialTask(
@@ -98,11 +101,17 @@ def measure_speed(study: Study, executor: Executor, baseline: TrialConfig) -> fl
                         if len(rates) == len(slots):  # Only then: until the last one is measured, all are busy.
                             for name in running:
                                 executor.answer(name, Answer.STOP)
+                    case Failed(kind="disk-full", message=text):
+                        raise StoppedForNow(text)
                     case Failed(message=text):
                         raise study.space.document.place.error(f"the baseline (the priors) cannot be trained: {text}")
                     case Died(exit_code=code):
                         raise study.space.document.place.error(
                             f"the baseline (the priors) kills its process (exit code {code})"
+                        )
+                    case Ended(result) if message.slot not in rates:
+                        raise study.space.document.place.error(
+                            f"the baseline (the priors) cannot be trained: {result.reason or 'it ended at once'}"
                         )
                     case Ended():
                         running.discard(message.slot)

@@ -13,7 +13,7 @@ FIRST_DECISION = 0.25
 """Part of the budget before which no trial is pruned, except for divergence: earlier rankings mislead (on published runs of
 215M parameters the rank correlation between 11 % of the tokens and all of them is 0.35; Step Law's data, arXiv:2503.04715)."""
 
-STARTUP_TRIALS = 5
+STARTUP_TRIALS = 3
 """Whole trials before a pruner that compares with a median or percentile may decide."""
 
 

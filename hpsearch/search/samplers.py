@@ -8,7 +8,6 @@ rule is broken: no trial number is spent on a configuration that cannot be train
 from __future__ import annotations
 
 import functools
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -65,6 +64,8 @@ def make_sampler(
     """
     if name not in SAMPLERS:
         raise BadInput(f"unknown sampler '{name}'{did_you_mean(name, SAMPLERS)} ({', '.join(SAMPLERS)})")
+    if name == "cmaes" and len(space.objectives) > 1:
+        raise BadInput(f"--sampler cmaes: it knows one objective only, and there are {len(space.objectives)}; use tpe")
     fresh = int(np.random.SeedSequence([seed, trials_so_far]).generate_state(1)[0])
     return FeasibleSampler(SAMPLERS[name](space, seed, fresh), space, fresh, violation)
 
@@ -75,14 +76,15 @@ class FeasibleSampler(samplers.BaseSampler):
     def __init__(self, inner: samplers.BaseSampler, space: SearchSpace, seed: int, violation: Violation | None = None) -> None:
         self._inner, self._space = inner, space
         self._violation = violation or (lambda proposal: space.violation(space.settings(proposal)))
+        if isinstance(inner, GridSampler):
+            inner.violation = self._violation
         self._distributions = space.distributions()
         self._random = samplers.RandomSampler(seed=seed)
         self._choose = random.Random(seed)
 
-    @property
-    def limit(self) -> float:
-        """Trials after which there is nothing left to propose; infinite but for a grid."""
-        return len(self._inner) if isinstance(self._inner, GridSampler) else math.inf
+    def limit(self, most: int) -> int:
+        """Trials, `most` at most, after which there is nothing left to propose; only a grid comes to an end."""
+        return len(self._inner.points(most)) if isinstance(self._inner, GridSampler) else most
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions
@@ -90,20 +92,24 @@ class FeasibleSampler(samplers.BaseSampler):
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """A whole feasible configuration: the parameters that are active in it and their values."""
         known = self._inner.infer_relative_search_space(study, trial)
+        # What was enqueued, or set by a coordinator before it was killed, stays as it is, and the rest must go with it.
+        given = trial.system_attrs.get("fixed_params", {}) | trial.params
         proposal: dict[str, Any] = {}
         # A Gaussian process is slow to draw from, and draws the same again.
         for _ in range(1 if isinstance(self._inner, samplers.GPSampler) else DRAWS):
-            proposal = self._complete(self._inner, study, trial, self._inner.sample_relative(study, trial, known))
+            proposal = self._complete(self._inner, study, trial, self._inner.sample_relative(study, trial, known) | given)
             if self._violation(proposal) is None:
                 return proposal
-        names = [parameter.name for parameter in self._space.searched]
+        names = [parameter.name for parameter in self._space.searched if parameter.name not in given]
         for changed in range(1, len(names) + 1):
-            for _ in range(REPAIRS if changed < len(names) else RANDOM_DRAWS):
+            for _ in range(REPAIRS if given or changed < len(names) else RANDOM_DRAWS):
                 redrawn = self._choose.sample(names, changed)
                 kept = {name: value for name, value in proposal.items() if name not in redrawn}
                 repaired = self._complete(self._random, study, trial, kept)
                 if self._violation(repaired) is None:
                     return repaired
+        if given:
+            return proposal  # Nothing goes with it: the trial fails, and its reason says what is wrong.
         raise self._space.document.place.error(
             f"in {RANDOM_DRAWS} random draws no configuration satisfied the rules; widen a range"
         )
@@ -148,18 +154,28 @@ class GridSampler(samplers.BaseSampler):
             distribution = space.distributions()[parameter.name]
             if isinstance(distribution, FloatDistribution) and distribution.step is None:
                 raise BadInput(f"--sampler grid: {parameter.name} has endless values; give it a step or choices")
-        self._points = [point for point in _grid(space) if space.violation(space.settings(point)) is None]
-        random.Random(seed).shuffle(self._points)
+        points = [point for point in _grid(space) if space.violation(space.settings(point)) is None]
+        random.Random(seed).shuffle(points)
+        self._unjudged, self._points = iter(points), list[dict[str, Any]]()
+        self.violation: Violation = lambda _: None
 
-    def __len__(self) -> int:
-        return len(self._points)
+    def points(self, most: int) -> list[dict[str, Any]]:
+        """The first `most` that can be trials, or all there are.
+
+        Judged when needed: a grid is long, and the budget, which may not pay for some, is measured after it is made.
+        """
+        while len(self._points) < most and (point := next(self._unjudged, None)) is not None:
+            if self.violation(point) is None:
+                self._points.append(point)
+        return self._points[:most]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         seen = {_key(other.params) for other in study.get_trials(deepcopy=False) if other.number < trial.number}
-        for point in self._points:
+        # The points seen, and one more; what was enqueued may be none of them.
+        for point in self.points(len(seen) + 1):
             if _key(point) not in seen:
                 return point
         raise AssertionError("asked for more trials than `limit`")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import re
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -23,12 +22,13 @@ from hpsearch.model.counting import Counts, count
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.search import budget as budgets
 from hpsearch.search.pruning import make_pruner
-from hpsearch.search.samplers import make_sampler
+from hpsearch.search.samplers import FeasibleSampler, make_sampler
 from hpsearch.space.parameters import Choices, Range
+from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
 from hpsearch.storage.engine import optuna_storage
-from hpsearch.storage.records import BudgetRecord, Owner, StudyRecord
+from hpsearch.storage.records import BudgetRecord, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import storage_errors
 
@@ -74,8 +74,6 @@ class Study:
     folder: Path
     cache_dir: Path
     resumed: bool
-    limit: float = math.inf
-    """Trials after which the sampler has nothing left to propose."""
     devices: tuple[str, ...] = ("cpu",)
     _corpora: dict[int, Corpus] = field(default_factory=dict)
 
@@ -93,17 +91,24 @@ class Study:
 
     def config(self, proposal: Mapping[str, Any], number: int) -> TrialConfig:
         """The concrete config of a proposal under the study's budget."""
-        return concrete(self.space, proposal, self.record.budget, self.cache_dir, self._corpora, place=f"{number:04d}")
+        place = f"{self.record.folder}-{number:04d}"
+        return concrete(self.space, proposal, self.record.budget, self.cache_dir, self._corpora, place=place)
 
     def violation(self, proposal: Mapping[str, Any]) -> str | None:
-        """Why a proposal cannot be a trial: a rule that it breaks, or a budget that does not pay for it."""
+        """Why a proposal cannot be a trial: a rule or constraint that it breaks, or a budget that does not pay for it."""
         broken = self.space.violation(self.space.settings(proposal))
         if broken is None:
             try:
-                self.config(proposal, 0)
+                return outside(self.space, self.config(proposal, 0))
             except BadInput as error:
                 return str(error)
         return broken
+
+    @property
+    def total(self) -> int:
+        """Trials of the whole study: its target, or what the sampler can propose. Known once the budget is frozen."""
+        assert isinstance(self.optuna.sampler, FeasibleSampler)
+        return self.optuna.sampler.limit(self.record.trials_target)
 
     def exists(self) -> bool:
         """Whether Optuna still has the study; its dashboard can delete it at any moment."""
@@ -152,8 +157,9 @@ def concrete(
 ) -> TrialConfig:
     """The concrete config of `proposal`: derived values, the tokenizer's size and what the budget decides.
 
-    corpora: texts already open, by vocabulary size; filled as needed. place: a folder name of the trial's own, put below a
-    `save_dir` or before the name of a `log_file` that the whole study shares.
+    corpora: texts already open, by vocabulary size; filled as needed. place: words of the trial's own, put before the name
+    of an absolute `log_file`, which the trials of all studies would share. (A relative one is below the trial's folder, and
+    training itself keeps the trials apart in a `save_dir`.)
     """
     settings = space.settings(proposal)
     corpus = _corpus(space, settings, cache_dir, corpora)
@@ -168,12 +174,22 @@ def concrete(
     if space.parameters.get("eval_interval"):
         plan["eval_interval"] = draft.eval_interval  # Given beside max_iters: the evaluations follow from it.
     whole = plan | space.settings(proposal, plan) | {"vocab_size": corpus.tokenizer.vocab_size}
-    if whole.get("save_dir"):
-        whole["save_dir"] = str(Path(str(whole["save_dir"])) / place)
-    if whole.get("log_file"):
-        log = Path(str(whole["log_file"]))
-        whole["log_file"] = str(log.with_name(f"{place}-{log.name}" if place else log.name))
+    log = Path(str(whole.get("log_file") or "")).expanduser()
+    if place and log.is_absolute():
+        whole["log_file"] = str(log.with_name(f"{place}-{log.name}"))
     return TrialConfig.build(whole)
+
+
+def outside(space: SearchSpace, config: TrialConfig) -> str | None:
+    """The constraint that a config is outside of, in a sentence; None where there is none."""
+    counts = asdict(count(config)) if space.constraints else {}
+    for name, bound in space.constraints.items():
+        value = counts[name]
+        if bound.max is not None and value > bound.max:
+            return f"{name} is {value:,.0f} and constrained to at most {bound.max:,.0f}"
+        if bound.min is not None and value < bound.min:
+            return f"{name} is {value:,.0f} and constrained to at least {bound.min:,.0f}"
+    return None
 
 
 def _corpus(space: SearchSpace, settings: Mapping[str, Any], cache_dir: Path, corpora: dict[int, Corpus]) -> Corpus:
@@ -200,6 +216,7 @@ def check(request: Request) -> Checked:
             f"--study '{request.name[:140]}': a study's name has 1 to 128 characters out of letters, digits, '.', '_' and '-'"
         )
     space = request.space
+    _require_known_constraints(space)
     proposal = space.prior()
     settings = space.settings(proposal)
     corpora: dict[int, Corpus] = {}
@@ -210,9 +227,27 @@ def check(request: Request) -> Checked:
         baseline = concrete(space, proposal, placeholder, request.cache_dir, corpora)
     except ConfigError as error:
         raise space.document.place.error(f"the baseline (the priors) cannot be trained: {error}") from None
+    broken = outside(space, baseline)
+    if broken:
+        raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
     make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
     make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
     return Checked(baseline, count(baseline), corpus)
+
+
+def _constraints_place(space: SearchSpace) -> Place:
+    return space.document.places.get("constraints", space.document.place)
+
+
+def _require_known_constraints(space: SearchSpace) -> None:
+    """Refuse a constraint that nothing would keep: what is known only after training costs a trial to find out."""
+    known = {each.name for each in fields(Counts)}
+    for name in space.constraints:
+        if name not in known:
+            raise _constraints_place(space).error(
+                f"constraint {name} is known only after training and not supported yet; "
+                "remove it, or limit num_parameters, flops_per_token or memory_bytes"
+            )
 
 
 def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
@@ -229,6 +264,7 @@ def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
     if record is None:
         record = store.create_study(_new_record(request, checked))
     _require_same(request, checked, record)
+    _require_files(request, store, record)
     store.acquire(record.id, owner, LEASE_S)
     if request.trials > record.trials_target:
         store.raise_target(record.id, request.trials, token=owner.token)
@@ -269,8 +305,7 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: RDBStora
         resumed=resumed,
         devices=request.devices,
     )
-    sampler = make_sampler(record.sampler, request.space, record.seed, asked, opened.violation)
-    study.sampler, opened.limit = sampler, sampler.limit
+    study.sampler = make_sampler(record.sampler, request.space, record.seed, asked, opened.violation)
     opened.write_files()
     return opened
 
@@ -336,6 +371,17 @@ def _require_same(request: Request, checked: Checked, record: StudyRecord) -> No
                 f"{option} {asked}: study '{record.name}' was made with {option} {kept}; "
                 "leave the option out, or start another study with --study NAME"
             )
+
+
+def _require_files(request: Request, store: Store, record: StudyRecord) -> None:
+    """Refuse to go on with unfinished trials where their checkpoints are not: they would start again without a word."""
+    folder = request.studies_dir / record.folder
+    unfinished = [state for state in TrialState if not state.ended]
+    if not folder.is_dir() and store.trials(record.id, unfinished):
+        raise BadInput(
+            f"--studies-dir {request.studies_dir}: study '{record.name}' has unfinished trials and its folder {record.folder} "
+            "is not here; name the folder where it is, or make an empty one to start those trials again"
+        )
 
 
 def _longest_context(space: SearchSpace) -> int:

@@ -7,6 +7,7 @@ loopback (DNS rebinding) and changes that another origin sends are refused.
 from __future__ import annotations
 
 import ipaddress
+import socket
 import socketserver
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -47,7 +48,11 @@ def guarded(application: Application) -> Application:
 def refusal(environ: dict[str, Any]) -> str:
     """Why a request is refused; empty when it may pass."""
     host = environ.get("HTTP_HOST", "")
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        name = ""
+    if not is_loopback(name):
         return f"unknown host '{host}'"
     origin = environ.get("HTTP_ORIGIN")
     if environ["REQUEST_METHOD"] not in SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
@@ -57,6 +62,10 @@ def refusal(environ: dict[str, Any]) -> str:
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -79,7 +88,8 @@ def open_server(storage_url: str, host: str, port: int, study: str) -> tuple[WSG
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna_storage(storage_url)
-    server = make_server(host, port, guarded(wsgi(storage)), server_class=_Server, handler_class=_QuietHandler)
+    kind = _Server6 if ":" in host else _Server
+    server = make_server(host, port, guarded(wsgi(storage)), server_class=kind, handler_class=_QuietHandler)
     page = ""
     if study:
         page = f"/dashboard/studies/{storage.get_study_id_from_name(study)}"

@@ -42,7 +42,7 @@ def content(space: SearchSpace) -> dict[str, Any]:
 def to_yaml(document: dict[str, Any]) -> str:
     top = CommentedMap()
     for key, value in document.items():
-        nested = key in ("parameters", "constraints")
+        nested = key in ("parameters", "constraints", "hyperparameters")
         top[key] = CommentedMap({name: _styled(item) for name, item in value.items()}) if nested else _styled(value)
         if key == "require":
             top[key] = CommentedSeq(_styled(rule) for rule in value)

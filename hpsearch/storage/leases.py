@@ -95,7 +95,7 @@ def acquire(connection: Connection, study_id: int, owner: Owner, ttl_s: float) -
     if other is not None and other.token != owner.token:
         name = _row(connection, study_id, lock=False)["name"]
         raise StudyOwned(
-            f"study '{name}' is owned by process {other.pid} on host {other.host}; watch it with `hpsearch watch`, "
+            f"study '{name}' is owned by process {other.pid} on host {other.host}; see it with `hpsearch status`, "
             "or stop that process first"
         )
     connection.execute(

@@ -44,18 +44,22 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def compile_pays(config: TrialConfig, counts: Counts, device: torch.device) -> bool:
-    """Whether `torch.compile` saves more than it costs within this run.
+def compile_mode(config: TrialConfig, counts: Counts, device: torch.device) -> str | None:
+    """The mode in which `torch.compile` saves more than it costs within this run; None where it does not.
 
-    On a GPU only: when COMPILE_SAVING of the run's estimated time is more than COMPILE_S. A step is estimated as its FLOPs
-    at GPU_FLOPS_PER_S, or its launches where those take longer. On the CPU never: its runs are short, and compiled code
-    may add in another order.
+    On a GPU only. A step whose kernels take longer to launch than to run is captured as CUDA graphs (`reduce-overhead`), which
+    saves the difference; another one is fused (`default`), which saves COMPILE_SAVING of it. Either must save more than
+    COMPILE_S over all steps. On the CPU never: its runs are short, and compiled code may add in another order.
     """
     if device.type != "cuda":
-        return False
+        return None
     compute_s = counts.flops_per_token * config.batch_size * config.context_length / GPU_FLOPS_PER_S
-    step_s = max(compute_s, sum(stack_depths(config)) * LAUNCH_S_PER_LAYER)
-    return COMPILE_SAVING * step_s * config.max_iters > COMPILE_S
+    launch_s = sum(stack_depths(config)) * LAUNCH_S_PER_LAYER
+    captured = launch_s > compute_s
+    saved_s = launch_s - compute_s if captured else COMPILE_SAVING * compute_s
+    if saved_s * config.max_iters <= COMPILE_S:
+        return None
+    return "reduce-overhead" if captured else "default"
 
 
 def micro_batches_for(config: TrialConfig, counts: Counts, place: torch.device) -> int:

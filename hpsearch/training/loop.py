@@ -125,8 +125,8 @@ def train(
         needed = micro_batches or devices.micro_batches_for(config, counts, place)
         model = Transformer(config).to(place).train()
         optimizers = build_optimizers(model, config)
-        compiled = devices.compile_pays(config, counts, place)
-        forward = torch.compile(model) if compiled else model
+        compiled = devices.compile_mode(config, counts, place)
+        forward = torch.compile(model, mode=compiled) if compiled else model
         parameters = list(model.parameters())
         state, meter, answer = State(), Meter(place), Answer.CONTINUE
 
@@ -284,10 +284,11 @@ def backward(
 def clip(parameters: Sequence[Tensor], largest: float) -> Tensor:
     """Scale all gradients so that their global norm is at most `largest` (0: leave them); the norm before that."""
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads, foreach=True)
+    # As torch.nn.utils.clip_grad_norm_ computes it, in half of its time: all gradients are of one type, on one device.
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
     # On the CPU the norm is at hand, and a pass over the gradients can be saved; on a GPU looking would wait.
     if largest and not (norm.device.type == "cpu" and norm <= largest):
-        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm, foreach=True)
+        torch._foreach_mul_(grads, (largest / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 

@@ -27,12 +27,13 @@ def train_config(
     device: str,
     threads: int,
     fingerprint: str = "",
+    objectives: Sequence[str] = (),
     say: Callable[[str], None],
 ) -> TrainResult:
     """Train one config and leave weights, tokenizer, log and sample in `folder`; goes on from a checkpoint that is there.
 
     settings: hyperparameters as `TrialConfig.build` takes them, with max_iters or num_epochs. fingerprint: of the text that
-    is expected; empty where any will do. say: gets a line for each evaluation.
+    is expected; empty where any will do. objectives: what must be among the metrics. say: gets a line for each evaluation.
     Raises DataError for another text, BadInput when the run diverges.
     """
     draft = TrialConfig.build({"max_iters": 1} | canonical(settings))
@@ -44,7 +45,7 @@ def train_config(
         )
     corpus.require(draft.context_length, draft.eval_iters)
     config = _on(corpus, canonical(settings), draft)
-    run = train(config, corpus, folder, device=device, threads=threads)
+    run = train(config, corpus, folder, device=device, threads=threads, objectives=objectives)
     try:
         while True:
             match next(run):

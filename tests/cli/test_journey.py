@@ -12,7 +12,9 @@ from pathlib import Path
 from cli import Cli
 from ruamel.yaml import YAML
 
+from hpsearch.cli.look import parameter_groups
 from hpsearch.config import HYPERPARAMETERS
+from hpsearch.report.export import read_config
 
 TRIALS = 8
 
@@ -42,6 +44,7 @@ def test_a_study_leaves_the_documented_files(finished: Cli) -> None:
     best = finished.json("status")["best"]["number"]
     trial = study / "trials" / f"{best:04d}"
     assert (trial / "log.jsonl").exists()
+    assert read_config(trial / "config.yaml").config.concrete() == finished.json("status")["best"]["config"]
     assert (trial / "sample.txt").exists()
     assert sorted(path.name for path in (trial / "checkpoints").glob("*.pt")) != []
 
@@ -242,3 +245,20 @@ def test_a_config_written_by_hand_may_count_in_passes_over_the_text(cli: Cli) ->
     (cli.folder / "c.yaml").write_text(f"{config}  max_iters: 3\n")
     done = cli.run("train", "--config", "c.yaml", "--out", "n")
     assert (done.returncode, "num_epochs 0.01 is 10 steps of this text and max_iters is 3" in done.stderr) == (2, True)
+
+
+def test_train_goes_on_from_the_config_that_it_left_beside_the_weights(cli: Cli) -> None:
+    config = (
+        "{max_iters: 4, num_layers: 1, d_model: 16, num_heads: 2, d_ff: 32, context_length: 16, batch_size: 2, eval_iters: 2}"
+    )
+    (cli.folder / "small.yaml").write_text(f"hyperparameters: {config}\n")
+    first = cli.json("train", "--config", "small.yaml", "--out", "model")
+    again = cli.json("train", "--config", "model/config.yaml", "--out", "model")
+    assert again["metrics"]["val_bpb"] == first["metrics"]["val_bpb"]
+
+
+def test_show_reads_past_a_line_of_the_log_that_was_never_finished(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(
+        '{"event": "sta{"event": "start", "gr\n{"event": "start", "groups": [{"name": "decay"}]}\n'
+    )
+    assert parameter_groups(tmp_path) == [{"name": "decay"}]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli import Cli
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from hpsearch.service.dashboard import open_server, refusal
 
 FLAGS = [
     "--no-sandbox",
@@ -111,3 +114,15 @@ def test_the_report_asks_for_nothing_else(finished: Cli, tmp_path: Path) -> None
     finished.ok("report", "--study", "tiny", "--out", str(out))
     text = re.sub(r"<script.*?</script>", "", out.read_text(), flags=re.DOTALL)
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
+
+
+def test_a_host_that_cannot_be_read_is_refused() -> None:
+    assert "unknown host" in refusal({"HTTP_HOST": "[::1", "REQUEST_METHOD": "GET"})
+    assert refusal({"HTTP_HOST": "[::1]:80", "REQUEST_METHOD": "POST", "HTTP_ORIGIN": "http://[::1]:80"}) == ""
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_the_dashboard_listens_on_the_other_loopback_too(finished: Cli) -> None:
+    server, address = open_server(f"sqlite:///{finished.folder / 'studies' / 'hpsearch.db'}", "::1", 0, "tiny")
+    with server:
+        assert address.startswith("http://[::1]:")

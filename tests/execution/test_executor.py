@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hpsearch.errors import SlotsUnable
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.execution.protocol import Died, Ended, Failed, SlotMessage, TrialTask
 from hpsearch.training.events import Answer, EvalPoint, Outcome, Progress
@@ -186,3 +188,35 @@ def test_slots_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
         coordinator.kill()
         _, alive = psutil.wait_procs(slots, timeout=20)
         assert alive == []
+
+
+def test_slots_that_cannot_start_end_the_work_with_a_sentence_and_not_in_a_loop(tmp_path: Path) -> None:
+    with executor("no_such_trainer") as opened:
+        opened.submit(opened.idle()[0], task(tmp_path))
+        with pytest.raises(SlotsUnable, match="3 slot processes"):
+            until(opened, Ended)
+
+
+def test_a_task_whose_slot_dies_before_it_is_ready_is_begun_by_the_next_one(tmp_path: Path) -> None:
+    with executor("curve") as opened:
+        slot = opened.idle()[0]
+        opened.submit(slot, task(tmp_path))
+        os.kill(slot.pid, signal.SIGKILL)
+        for _ in range(100):
+            for message in opened.messages(0.5):
+                assert not isinstance(message.body, Died)
+                opened.answer(message.slot, Answer.CONTINUE)
+                if isinstance(message.body, Ended):
+                    return
+    raise AssertionError("it did not end")
+
+
+def test_an_interrupt_of_the_whole_group_while_slots_start_is_not_theirs(tmp_path: Path) -> None:
+    with executor("curve") as opened:
+        slot = opened.idle()[0]
+        for _ in range(20):
+            os.kill(slot.pid, signal.SIGINT)
+            time.sleep(0.02)
+        opened.submit(slot, task(tmp_path))
+        assert until(opened, Ended).body.result.outcome is Outcome.COMPLETE
+        assert opened.idle()[0].pid == slot.pid

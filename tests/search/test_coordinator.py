@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections import Counter
 
 import optuna
@@ -15,6 +16,7 @@ from toys import Toys
 
 from hpsearch.errors import BadInput, StudyGone, StudyOwned
 from hpsearch.search.coordinator import Coordinator
+from hpsearch.search.lease import lease_kept
 from hpsearch.search.study import Study, check, open_study
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import Owner, TrialState
@@ -267,3 +269,117 @@ def test_optuna_and_ours_agree_after_the_coordinator_is_killed(toys: Toys) -> No
     require_consistent(study, 60)
     lost = [attempt for attempt in study.store.attempts(study.record.id) if attempt.outcome == "lost"]
     assert lost
+
+
+def test_a_constraint_is_kept_by_every_trial(toys: Toys) -> None:
+    text = SPACE + "constraints:\n  num_parameters: {max: 15000}\n"
+    free, _ = toys.run(8, sampler="random", pruner="none")
+    assert max(trial.num_parameters for trial in free.store.trials(free.record.id)) > 15000
+    study, _ = toys.run(8, text=text, name="small", sampler="random", pruner="none")
+    require_consistent(study, 8)
+    assert max(trial.num_parameters for trial in study.store.trials(study.record.id)) <= 15000
+    study.optuna.enqueue_trial({"d_model": 24, "num_heads": 2, "optimizer": "adamw"})
+    study, _ = toys.run(9, text=text, name="small")
+    assert study.store.trial(study.record.id, 8).reason.startswith("num_parameters is ")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "said"),
+    [
+        ("num_parameters: {max: 100}", "outside a constraint: num_parameters is .* at most 100; change a prior"),
+        ("memory_bytes: {min: 1e12}", "memory_bytes is .* at least 1,000,000,000,000"),
+        ("train_seconds: {max: 5}", "train_seconds is known only after training"),
+    ],
+)
+def test_a_constraint_that_cannot_be_kept_is_refused_before_anything_is_written(toys: Toys, constraint: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        toys.run(2, text=f"{SPACE}constraints:\n  {constraint}\n")
+    assert not (toys.folder / "hpsearch.db").exists()
+
+
+def test_a_text_that_changed_pauses_the_study_and_fails_no_trial(toys: Toys) -> None:
+    text = SPACE.replace("parameters:", "parameters:\n  seed: 2")
+    with pytest.raises(BadInput, match="is paused: the text changed"):
+        toys.run(4, trainer="raises", slots=1, text=text)
+    study, _ = toys.run(4, text=text)
+    require_consistent(study, 4)
+    assert states(study)["failed"] == 0
+
+
+def test_a_proposal_that_was_half_set_when_the_coordinator_died_is_completed_to_a_sound_one(toys: Toys) -> None:
+    study, _ = toys.run(2)
+    orphan = study.optuna.ask()
+    given = {parameter.name: study.space.distributions()[parameter.name] for parameter in study.space.searched}
+    study.storage.set_trial_param(orphan._trial_id, "num_heads", 1, given["num_heads"])  # the choice 3
+    study, _ = toys.run(4)
+    require_consistent(study, 4)
+    trial = study.store.trial(study.record.id, 2)
+    assert (trial.params["num_heads"], trial.params["d_model"]) == (3, 24)
+    assert trial.state is not TrialState.FAILED
+
+
+def test_a_half_set_proposal_that_nothing_goes_with_fails_alone_and_the_watcher_is_told(toys: Toys) -> None:
+    study, _ = toys.run(1)
+    study.optuna.enqueue_trial({"d_model": 16, "num_heads": 3, "optimizer": "adamw"})
+    study.optuna.ask()  # and the coordinator died
+    study, _ = toys.run(3)
+    require_consistent(study, 3)
+    assert study.store.trial(study.record.id, 1).state is TrialState.FAILED
+
+
+def test_unfinished_trials_are_not_started_again_where_their_checkpoints_are_not(toys: Toys) -> None:
+    def stop_soon(coordinator: Coordinator) -> None:
+        threading.Timer(1.0, coordinator.stop, ["interrupted"]).start()
+
+    study, _ = toys.run(40, trainer="slow_curve", meanwhile=stop_soon)
+    assert states(study)["paused"]
+    with pytest.raises(BadInput, match=r"--studies-dir .* unfinished trials"):
+        toys.run(40, studies_dir=toys.folder / "elsewhere")
+
+
+def test_a_trial_that_another_program_ended_does_not_stop_the_study_for_ever(toys: Toys) -> None:
+    def stop_soon(coordinator: Coordinator) -> None:
+        threading.Timer(1.0, coordinator.stop, ["interrupted"]).start()
+
+    study, _ = toys.run(30, trainer="slow_curve", meanwhile=stop_soon)
+    paused = next(trial for trial in study.store.trials(study.record.id) if trial.state is TrialState.PAUSED)
+    study.optuna.tell(paused.number, state=optuna.trial.TrialState.FAIL)
+    study, _ = toys.run(30)
+    require_consistent(study, 30)
+    assert study.store.trial(study.record.id, paused.number).reason == "ended by another program"
+
+
+def test_a_stop_that_comes_when_all_is_done_does_not_undo_it(toys: Toys) -> None:
+    toys.run(2)
+    _, ended = toys.run(2, meanwhile=lambda coordinator: coordinator.stop("interrupted"))
+    assert ended == "2 trials are done"
+
+
+def test_a_lease_lasts_through_slow_work(toys: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpsearch.search.study.LEASE_S", 0.5)
+    request = toys.request(2)
+    owner = this_process()
+    study = open_study(request, check(request), owner)
+    with lease_kept(study, owner, every_s=0.1):
+        time.sleep(1.5)
+        with pytest.raises(StudyOwned):
+            open_study(request, check(request), this_process())
+    study.store.release(study.record.id, owner)
+
+
+def test_a_log_and_checkpoints_elsewhere_are_kept_apart_once(toys: Toys) -> None:
+    text = SPACE + "  save_dir: /elsewhere\n  log_file: /logs/words.jsonl\n"
+    request = toys.request(2, text)
+    owner = this_process()
+    study = open_study(request, check(request), owner)
+    config = study.config(study.space.prior(), 7)
+    assert config.save_dir == "/elsewhere"  # Training adds the study and the trial itself.
+    assert config.log_file == f"/logs/{study.record.folder}-0007-words.jsonl"
+    study.store.release(study.record.id, owner)
+
+
+def test_checkpoints_elsewhere_go_with_a_trial_that_is_pruned(toys: Toys) -> None:
+    study, _ = toys.run(6, trainer="saves_elsewhere_and_diverges", sampler="random")
+    require_consistent(study, 6)
+    assert states(study)["pruned"] == 6
+    assert sorted(path.name for path in (toys.folder / "elsewhere").iterdir()) == ["mine"]

@@ -65,7 +65,7 @@ def test_the_grid_is_each_feasible_configuration_once() -> None:
     sampler = make_sampler("grid", space, 0, 0)
     study = optuna.create_study(sampler=sampler)
     # (16, 2), (24, 2), (24, 3) with adamw, sgd 0.8 and sgd 0.9: 16 is no multiple of 3.
-    assert sampler.limit == 9
+    assert sampler.limit(50) == 9
     seen = set()
     for _ in range(9):
         trial = study.ask()
@@ -121,3 +121,29 @@ def test_the_median_pruner_ends_a_trial_above_the_median() -> None:
     good.report(2.5, 3)
     bad.report(3.5, 3)
     assert (good.should_prune(), bad.should_prune()) == (False, True)
+
+
+def test_a_grid_passes_over_points_that_the_budget_or_a_constraint_rules_out() -> None:
+    space = parse_space(GRID)
+    sampler = make_sampler("grid", space, 0, 0, lambda proposal: "too large" if proposal["d_model"] == 24 else None)
+    study = optuna.create_study(sampler=sampler)
+    assert sampler.limit(50) == 3
+    assert sampler.limit(2) == 2
+    tried = [suggest(study.ask(), space) for _ in range(3)]
+    assert {proposal["d_model"] for proposal in tried} == {16}
+    assert len({tuple(proposal.items()) for proposal in tried}) == 3
+
+
+def test_what_is_set_already_is_kept_and_the_rest_goes_with_it() -> None:
+    space = parse_space(GRID)
+    study = optuna.create_study(sampler=make_sampler("random", space, 0, 0))
+    for _ in range(20):
+        study.enqueue_trial({"num_heads": 3})
+    proposals = [suggest(study.ask(), space) for _ in range(20)]
+    assert {(proposal["d_model"], proposal["num_heads"]) for proposal in proposals} == {(24, 3)}
+
+
+def test_cmaes_is_refused_for_two_objectives() -> None:
+    space = parse_space(GRID + "objective: [val_bpb, num_parameters]\n")
+    with pytest.raises(BadInput, match="one objective"):
+        make_sampler("cmaes", space, 0, 0)

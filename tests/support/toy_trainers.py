@@ -43,8 +43,8 @@ def curve(task: TrialTask) -> Run:
         if answer is Answer.STOP:
             return TrainResult(Outcome.STOPPED, rung * interval)
         saved.write_text(str(rung))
-        answer = yield CheckpointSaved(rung * interval, str(saved), "0" * 64, 1)
-        if answer is Answer.PAUSE:
+        told = yield CheckpointSaved(rung * interval, str(saved), "0" * 64, 1)
+        if Answer.PAUSE in (answer, told):
             return TrainResult(Outcome.PAUSED, rung * interval)
     return TrainResult(Outcome.COMPLETE, steps, metrics={"val_loss": value, "val_bpb": value}, sample="words")
 
@@ -117,3 +117,13 @@ def diverges_when_steep(task: TrialTask) -> Run:
 def says_its_threads(task: TrialTask) -> Run:
     yield Progress(int(os.environ["OMP_NUM_THREADS"]), 1.0, 1e-3, 1e4)
     return TrainResult(Outcome.COMPLETE, 1)
+
+
+def saves_elsewhere_and_diverges(task: TrialTask) -> Run:
+    """Checkpoints in a folder that holds a file of the user's own too."""
+    place = task.folder.parents[2] / "elsewhere"
+    place.mkdir(exist_ok=True)
+    for name in ("mine", f"{task.number}.pt", f"{task.number}.pt.sha256"):
+        (place / name).touch()
+    yield CheckpointSaved(1, str(place / f"{task.number}.pt"), "0" * 64, 1)
+    return TrainResult(Outcome.DIVERGED, 1, reason="loss is nan at step 1")

@@ -331,9 +331,11 @@ def test_compilation_is_for_long_runs_on_a_gpu_only(runs: Any) -> None:
     short = runs.config()
     long = runs.config(num_layers=12, d_model=768, d_ff=3072, num_heads=12, max_iters=100_000)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert devices.compile_pays(long, count(long), gpu)
-    assert not devices.compile_pays(short, count(short), gpu)
-    assert not devices.compile_pays(long, count(long), cpu)
+    assert devices.compile_mode(long, count(long), gpu) == "reduce-overhead"
+    wide = long.model_copy(update={"batch_size": 256, "context_length": 1024})
+    assert devices.compile_mode(wide, count(wide), gpu) == "default"
+    assert devices.compile_mode(short, count(short), gpu) is None
+    assert devices.compile_mode(long, count(long), cpu) is None
 
 
 @pytest.mark.gpu

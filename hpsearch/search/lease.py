@@ -1,0 +1,34 @@
+"""A lease that is renewed while its coordinator is busy with something slow: measuring, tokenising a text, a sampler's fit."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from hpsearch.errors import HpsearchError, StudyGone, StudyOwned
+from hpsearch.search.study import LEASE_S, Study
+from hpsearch.storage.records import Owner
+
+
+@contextlib.contextmanager
+def lease_kept(study: Study, owner: Owner, every_s: float = LEASE_S / 5) -> Iterator[None]:
+    """Renew `owner`'s lease from a thread. A lease that is lost stays lost: the coordinator's next write finds out."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(every_s):
+            try:
+                study.store.renew(study.record.id, owner, LEASE_S)
+            except (StudyOwned, StudyGone):
+                return
+            except HpsearchError:
+                continue  # The database is away for a moment.
+
+    thread = threading.Thread(target=renew, daemon=True, name="lease")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
