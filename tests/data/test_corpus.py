@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from opens_a_corpus import open_and_describe
 
 from hpsearch.config import DataConfig
 from hpsearch.data import corpus as corpora
@@ -128,18 +129,13 @@ def test_a_torn_token_array_is_made_again(write: Write, tmp_path: Path) -> None:
     assert tokens() == first
 
 
-def _open(path: str, cache: str, results: "multiprocessing.Queue[str]") -> None:
-    corpus = open_corpus(
-        DataConfig(text=(path, "pydoc"), tokenizer="bpe"), vocab_size=320, architecture="decoder", cache_dir=Path(cache)
-    )
-    results.put(f"{corpus.fingerprint} {corpus.train_tokens} {int(corpus.train[0].tokens.sum())}")
-
-
 def test_processes_that_open_a_corpus_at_once_get_the_same_one(write: Write, tmp_path: Path) -> None:
     folder = write("f/t.txt", "many words to read, and some more\n" * 3000).parent
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[str] = context.Queue()
-    processes = [context.Process(target=_open, args=(str(folder), str(tmp_path / "cache"), results)) for _ in range(3)]
+    processes = [
+        context.Process(target=open_and_describe, args=(str(folder), str(tmp_path / "cache"), results)) for _ in range(3)
+    ]
     for process in processes:
         process.start()
     found = {results.get(timeout=60) for _ in processes}
