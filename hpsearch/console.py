@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from hpsearch.objectives import OBJECTIVES
-from hpsearch.report.view import described, duration
+from hpsearch.report.sparkline import BLOCKS, levels_for, sparkline
+from hpsearch.report.view import StudyView, described, duration
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 from hpsearch.training.events import EvalPoint, Progress
+
+WIDE = 90
+"""Columns of a terminal from which all columns of the table are shown."""
+CURVE = 10
+"""Characters of a sparkline."""
 
 
 @dataclass
@@ -79,7 +86,7 @@ class PlainLines:
         assert self._tally.study is not None
         name = self._tally.study.objectives[0]
         value = point.metrics.get(name)
-        shown = f"{name} {value:.4f}" if value is not None else f"val_loss {point.metrics['val_loss']:.4f}"
+        shown = f"{name} {value:.4f}" if value is not None else f"val_loss {point.metrics.get('val_loss', math.nan):.4f}"
         self._say(
             f"trial {trial.number} rung {point.rung}/{self._tally.study.budget.evaluations} {shown} "
             f"({point.tokens_per_s:,.0f} tokens/s)"
@@ -124,6 +131,8 @@ class _Row:
     train_loss: float | None = None
     value: float | None = None
     tokens_per_s: float = 0.0
+    curve: list[float] = field(default_factory=list)
+    """What was measured at each evaluation that this view saw."""
 
     @property
     def done(self) -> float:
@@ -142,7 +151,8 @@ class LiveView:
         self._recent: list[str] = []
         self._best: TrialRecord | None = None
         self._baseline: TrialRecord | None = None
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+        self._levels = levels_for(self._console.encoding)
+        self._live = Live(console=self._console, get_renderable=lambda: self, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveView:
         self._live.start()
@@ -153,9 +163,9 @@ class LiveView:
 
     def opened(self, study: StudyRecord, trials: list[TrialRecord]) -> None:
         self._tally.open(study, trials)
-        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
-        self._best = min(complete, key=lambda trial: trial.value or 0.0, default=None)
-        self._baseline = next((trial for trial in complete if trial.number == 0), None)
+        seen = StudyView(study, trials)
+        self._best = seen.best
+        self._baseline = seen.baseline if seen.baseline in seen.ranked else None
 
     def started(self, trial: TrialRecord, slot: str, from_iteration: int) -> None:
         self._rows[trial.number] = _Row(trial, slot, iteration=from_iteration)
@@ -169,6 +179,7 @@ class LiveView:
         assert self._tally.study is not None
         row.trial, row.iteration, row.tokens_per_s = trial, point.iteration, point.tokens_per_s
         row.value = point.metrics.get(self._tally.study.objectives[0])
+        row.curve.append(point.metrics.get("val_loss", math.nan) if row.value is None else row.value)
 
     def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
         self._tally.end(trial)
@@ -182,36 +193,48 @@ class LiveView:
     def note(self, text: str) -> None:
         self._recent = [*self._recent, text][-self.RECENT :]
 
-    def _render(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Drawn anew for the width that the terminal has at this moment."""
         study = self._tally.study
         if study is None:
-            return Text("")
-        counts = self._tally.counts
+            return
+        counts, dot = self._tally.counts, "·" if self._levels == BLOCKS else "-"
         head = Text.assemble((study.name, "bold"), f"  {self._tally.ended} of {study.trials_target} trials")
         for state, style in ((TrialState.COMPLETE, "green"), (TrialState.PRUNED, "yellow"), (TrialState.FAILED, "red")):
-            head.append(f" · {counts[state]} {state}", style if counts[state] else "dim")
+            head.append(f" {dot} {counts[state]} {state}", style if counts[state] else "dim")
         left = self._tally.remaining_s(sum(row.done for row in tuple(self._rows.values())))
-        head.append(f" · about {duration(left)} left" if left is not None else " · time left: measuring", "cyan")
-        return Group(head, self._running(study), *self._best_lines(study), *(Text(line, "dim") for line in self._recent))
+        head.append(f" {dot} {f'about {duration(left)} left' if left is not None else 'time left: measuring'}", "cyan")
+        yield head
+        yield self._running(study, options.max_width)
+        yield from self._best_lines(study)
+        yield from (Text(line, "dim") for line in self._recent)
 
-    def _running(self, study: StudyRecord) -> Table:
-        unit = OBJECTIVES[study.objectives[0]].unit
+    def _running(self, study: StudyRecord, width: int) -> Table:
+        """The running trials; a narrow terminal gets fewer columns, not cut ones."""
+        wide, known = width >= WIDE, OBJECTIVES.get(study.objectives[0])
         table = Table(box=None, pad_edge=False, expand=True)
         table.add_column("trial", justify="right", no_wrap=True)
         table.add_column("", ratio=1, min_width=8)
         table.add_column("step", justify="right", no_wrap=True)
-        table.add_column("train loss", justify="right", no_wrap=True)
-        table.add_column(f"{study.objectives[0]} ({unit})", justify="right")
-        table.add_column("tokens/s", justify="right", no_wrap=True)
+        if wide:
+            table.add_column("train loss", justify="right", no_wrap=True)
+        table.add_column(f"{study.objectives[0]}{f' ({known.unit})' if known and wide else ''}", justify="right")
+        table.add_column("curve", no_wrap=True, min_width=CURVE)
+        if wide:
+            table.add_column("tokens/s", justify="right", no_wrap=True)
+        none = "–" if self._levels == BLOCKS else "-"
         for number, row in sorted(self._rows.items()):
-            table.add_row(
+            cells: list[RenderableType] = [
                 str(number),
                 ProgressBar(total=1.0, completed=min(1.0, row.done)),
                 f"{row.iteration}/{row.trial.config.get('max_iters', '?')}",
-                "–" if row.train_loss is None else f"{row.train_loss:.3f}",
-                "–" if row.value is None else f"{row.value:.4f}",
-                f"{row.tokens_per_s:,.0f}" if row.tokens_per_s else "–",
-            )
+                none if row.value is None else f"{row.value:.4f}",
+                sparkline(row.curve, CURVE, self._levels),
+            ]
+            if wide:
+                cells.insert(3, none if row.train_loss is None else f"{row.train_loss:.3f}")
+                cells.append(f"{row.tokens_per_s:,.0f}" if row.tokens_per_s else none)
+            table.add_row(*cells)
         return table
 
     def _best_lines(self, study: StudyRecord) -> list[Text]:

@@ -10,7 +10,8 @@ HpsearchError
 │   └── DataError            … in the text to train on
 ├── StudyGone (3)            deleted while it ran
 ├── StudyOwned (3)           another coordinator works on it
-├── StorageUnreachable (4)   the database or the cluster does not answer
+├── StorageUnreachable (4)   the database does not answer
+├── ClusterUnreachable (4)   the Ray cluster does not answer, or has no room
 ├── NoTrialSucceeded (5)     finished, with nothing to show
 ├── StoppedForNow (75)       a reason that passes (disk full): run the same command again
 └── SlotsUnable (1)          no process that trains can start here
@@ -61,6 +62,10 @@ class StudyOwned(HpsearchError):
 
 
 class StorageUnreachable(HpsearchError):
+    exit_code = 4
+
+
+class ClusterUnreachable(HpsearchError):
     exit_code = 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import settings
 sys.path.append(str(Path(__file__).parent / "support"))
 
 from cli import Cli
+from ray_nodes import RayNodes, ray_nodes_of
+from servers import NoServer, Server, start_mariadb, start_postgresql
 
 # No test fails because the machine is slow, and CI fails on what is wrong, not on what it was lucky to find.
 settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)
@@ -32,5 +35,46 @@ def environment(cache_dir: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, environment: dict[str, str]) -> Cli:
-    return Cli(tmp_path, environment)
+def cli(tmp_path: Path, environment: dict[str, str]) -> Iterator[Cli]:
+    cli = Cli(tmp_path, environment)
+    yield cli
+    cli.end()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Server]:
+    """A real PostgreSQL for all tests that only use it; one that stops its server starts its own."""
+    yield from _running(start_postgresql)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[Server]:
+    yield from _running(start_mariadb)
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[RayNodes]:
+    """A real Ray cluster: a head, and two nodes of two cores. A test that takes a node away adds another one."""
+    with ray_nodes_of(2, 2) as nodes:
+        yield nodes
+
+
+def _running(start: Callable[[], Server]) -> Iterator[Server]:
+    """Where the system's package is missing, the tests that need it are left out, but never in CI."""
+    try:
+        server = start()
+    except NoServer as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    yield server
+    server.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The long ones run only where they are asked for: `pytest -m soak`."""
+    if "soak" in config.getoption("-m"):
+        return
+    long = [item for item in items if item.get_closest_marker("soak")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]

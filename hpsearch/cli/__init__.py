@@ -45,9 +45,9 @@ def main() -> None:
     # Optuna calls what it has had for years experimental; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*experimental")
     try:
-        from hpsearch.cli import run, look, take, serve, spaces, manage  # noqa: F401, I001 - each declares its verbs, in this order
+        from hpsearch.cli import run, look, steer, export, take, confirm, price, serve, spaces, manage  # noqa: F401, I001 - each declares its verbs, in this order
 
-        code = app(standalone_mode=False)
+        code = app(prog_name="hpsearch", standalone_mode=False)
         sys.stdout.flush()  # Here, so that a reader who has gone is met below and not while Python closes.
     except typer.Abort:
         code = INTERRUPTED

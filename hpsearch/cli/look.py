@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import shutil
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +23,19 @@ from hpsearch.cli.options import (
     open_for_reading,
     open_store,
     print_json,
+    require_writable,
 )
+from hpsearch.errors import BadInput
 
 if TYPE_CHECKING:
     from hpsearch.report.view import StudyView
     from hpsearch.storage.records import TrialRecord
+
+
+SPARK = 10
+"""Characters of a curve in a table."""
+NARROW = 80
+"""Columns of a terminal below which the table of trials leaves out what matters least."""
 
 
 def load_view(storage: str | None, studies_dir: Path, study: str | None, *, curves: bool = True) -> StudyView:
@@ -71,7 +83,7 @@ def status(
     owner = store.owner(record.id)
     if as_json:
         running_in = {"host": owner.host, "pid": owner.pid} if owner else None
-        print_json(status_dict(view) | {"owner": running_in})
+        print_json(status_dict(view) | {"owner": running_in, "edges": at_edge(view)})
         return
     counts = ", ".join(f"{count} {state}" for state, count in view.counts.items() if count)
     ended = sum(trial.state.ended for trial in view.trials)
@@ -84,9 +96,29 @@ def status(
     if view.best is not None:
         print(f"best     trial {view.best.number}: {record.objectives[0]} {view.best.value:.4f}")
         print(f"         {described(view.best.params)}")
+        for told in at_edge(view):
+            print(f"         {told}")
     if view.baseline is not None and view.baseline.value is not None:
         print(f"baseline trial 0: {record.objectives[0]} {view.baseline.value:.4f}")
+    if len(record.objectives) > 1 and view.front:
+        print(f"front    trials {', '.join(str(trial.number) for trial in view.front)}")
+    if view.verdict is not None:
+        print(f"verdict  {view.verdict.sentences[0]}")
     print(f"spent    {duration(sum(trial.seconds for trial in view.trials))} of training in all slots")
+    noted = record.extras.get("forecast", {})
+    if noted.get("error") is not None:
+        expected, took = duration(noted["expected_s"]), duration(noted["actual_s"])
+        print(f"forecast {expected} for what was done, which took {took} ({100 * noted['error']:+.0f} %)")
+
+
+def at_edge(view: StudyView) -> list[str]:
+    """What is to be said of the best trial's values at the edge of what was searched."""
+    from hpsearch.space.edges import edges
+    from hpsearch.space.load import parse_space
+
+    if view.best is None:
+        return []
+    return edges(parse_space(view.study.space_text, f"study {view.study.name}"), view.best.params)
 
 
 @app.command()
@@ -94,27 +126,68 @@ def trials(
     study: StudyOption = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="csv|parquet", help="A table, a row a trial.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where the table goes; csv by default to standard output.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the trials of a study."""
+    from hpsearch.report.sparkline import levels_for, sparkline
     from hpsearch.report.view import described, short, trial_dict
 
-    view = load_view(storage, studies_dir, study, curves=False)
+    if format is not None or out is not None:
+        if as_json:
+            raise BadInput("--json and a table are two forms; keep one")
+        write_table(lambda: load_view(storage, studies_dir, study, curves=False), format or "csv", out)
+        return
+    view = load_view(storage, studies_dir, study, curves=not as_json)
     if as_json:
         print_json([trial_dict(trial) for trial in view.trials])
         return
+    levels = levels_for(sys.stdout.encoding)
+    header = ["trial", "state", view.study.objectives[0], "curve", "rung", "seconds", "reason, or what was proposed"]
     rows = [
         [
             str(trial.number),
             str(trial.state),
             short(trial.value) if trial.value is not None else "-",
+            sparkline(curve_of(view, trial.number), SPARK, levels),
             f"{trial.rung}/{view.study.budget.evaluations}",
             f"{trial.seconds:.1f}",
             trial.reason or described(trial.params),
         ]
         for trial in view.trials
     ]
-    print_table(["trial", "state", view.study.objectives[0], "rung", "seconds", "reason, or what was proposed"], rows)
+    if sys.stdout.isatty() and shutil.get_terminal_size().columns < NARROW:
+        header, *rows = [[*row[:3], row[4], row[6]] for row in [header, *rows]]
+    print_table(header, rows)
+
+
+def curve_of(view: StudyView, number: int) -> list[float]:
+    """What the trial's learning curve shows, evaluation by evaluation."""
+    return [point.metrics.get(view.curve_metric, math.nan) for point in view.curve(number)]
+
+
+def write_table(load: Callable[[], StudyView], format: str, out: Path | None) -> None:
+    """The table of `hpsearch trials`. Raises BadInput before the study is read for a form or a file that cannot be."""
+    from hpsearch.report.tables import to_csv, write_parquet
+
+    if format not in ("csv", "parquet"):
+        raise BadInput(f"--format {format}: use csv or parquet")
+    if out is not None:
+        require_writable(out)
+    elif format == "parquet":
+        raise BadInput("--format parquet: it is no text; name a file with --out FILE")
+    if format == "parquet":
+        assert out is not None
+        write_parquet(load(), out)
+    elif out is None:
+        sys.stdout.write(to_csv(load()))
+    else:
+        out.write_text(to_csv(load()), encoding="utf-8", newline="")
 
 
 @app.command()
@@ -144,6 +217,7 @@ def show(
 
 
 def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]) -> None:
+    from hpsearch.report.sparkline import levels_for, sparkline
     from hpsearch.report.view import described, short
 
     name = view.study.objectives[0]
@@ -159,7 +233,8 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
             print(f"  {key:30} {short(setting)}")
     points = view.curve(trial.number)
     if points:
-        print("\nevaluations")
+        curve = sparkline(curve_of(view, trial.number), 2 * SPARK, levels_for(sys.stdout.encoding))
+        print(f"\nevaluations  {curve}")
         metrics = sorted(points[0].metrics)
         rows = [
             [
@@ -219,9 +294,6 @@ def dataclass_dict(record: Any) -> dict[str, Any]:
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
     """Columns as wide as their widest cell; the last one is cut at the width of the terminal."""
-    import shutil
-    import sys
-
     widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
     limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6
     for row in [header, *rows]:

@@ -56,12 +56,22 @@ def about(context: typer.Context) -> None:
 
 
 @db_app.command()
-def upgrade(storage: StorageOption = None, studies_dir: StudiesDirOption = STUDIES_DIR) -> None:
+def upgrade(
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+    create: Annotated[bool, typer.Option("--create", help="Make the tables in a database that has none.")] = False,
+) -> None:
     """Bring the tables of an older hpsearch to this one's form."""
-    from hpsearch.storage.engine import masked
+    from hpsearch.storage.engine import make_engine, masked
+    from hpsearch.storage.schema import create as create_tables
     from hpsearch.storage.schema import upgrade as upgrade_tables
+    from hpsearch.storage.transactions import Database
 
     url = storage_url(storage, studies_dir)
+    if create:
+        database = Database(make_engine(url))
+        create_tables(database)
+        database.engine.dispose()
     before, now = upgrade_tables(url)
     changed = f"upgraded from revision {before} to {now}" if before != now else f"at revision {now} already"
     print(f"{masked(url)}: {changed}")

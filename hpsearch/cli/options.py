@@ -5,19 +5,37 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpsearch.errors import BadInput
+from hpsearch.errors import BadInput, HpsearchError
 
 if TYPE_CHECKING:
     from hpsearch.storage.records import StudyRecord
     from hpsearch.storage.store import Store
 
+
+def studies_named(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of studies for the shell's completion; none where the storage cannot be read."""
+    given = context.params
+    try:
+        with open_store(given.get("storage"), given.get("studies_dir") or STUDIES_DIR) as store:
+            return [record.name for record in store.studies() if record.name.startswith(incomplete)]
+    except HpsearchError:
+        return []
+
+
 StudyOption = Annotated[
-    str | None, typer.Option("--study", metavar="NAME", help="The study; needed only where there is more than one.")
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="NAME",
+        help="The study; needed only where there is more than one.",
+        autocompletion=studies_named,
+    ),
 ]
 StorageOption = Annotated[
     str | None,
@@ -45,12 +63,33 @@ DeviceOption = Annotated[
 ]
 STUDIES_DIR = Path("studies")
 
+TopOption = Annotated[int, typer.Option("--top", metavar="N", help="Confirm so many of the best trials, beside the default.")]
+SeedsOption = Annotated[int, typer.Option("--seeds", metavar="N", help="Fresh seeds that each of them is confirmed on.")]
+TOP, SEEDS = 3, 5
+
 
 def storage_url(storage: str | None, studies_dir: Path) -> str:
-    """The database to use: the given one, or the SQLite file in the studies folder."""
-    from hpsearch.storage.engine import sqlite_url
+    """The database to use: the given one, or the SQLite file in the studies folder.
 
-    return storage or sqlite_url(studies_dir / "hpsearch.db")
+    HPSEARCH_STORAGE_PASSWORD_FILE names a file with the password of a URL that has none.
+    """
+    from hpsearch.storage.engine import parse_url, sqlite_url
+
+    file = os.environ.get("HPSEARCH_STORAGE_PASSWORD_FILE")
+    if not storage or not file:
+        return storage or sqlite_url(studies_dir / "hpsearch.db")
+    url = parse_url(storage)
+    if url.password is None and url.get_backend_name() != "sqlite":
+        url = url.set(password=read_secret("HPSEARCH_STORAGE_PASSWORD_FILE", Path(file)))
+    return url.render_as_string(hide_password=False)
+
+
+def read_secret(option: str, path: Path) -> str:
+    """The text of a file without its last line's end. Raises BadInput."""
+    try:
+        return path.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{option} {path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None
 
 
 def cache_dir() -> Path:
@@ -95,8 +134,13 @@ def require_writable(path: Path) -> None:
         raise BadInput(f"{path} is a folder; name a file")
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist; create it first")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise BadInput(f"{path} cannot be written: no permission for it; choose another place")
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            _try_folder(path.parent)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written ({error.strerror}); choose another place") from None
 
 
 def require_folder(option: str, folder: Path) -> None:
@@ -104,5 +148,12 @@ def require_folder(option: str, folder: Path) -> None:
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise BadInput(f"{option} {folder}: {nearest} is a file; name a folder")
-    if not os.access(nearest, os.W_OK):
-        raise BadInput(f"{option} {folder}: no permission to write in {nearest}; choose another place")
+    try:
+        _try_folder(nearest)
+    except OSError as error:
+        raise BadInput(f"{option} {folder}: {nearest} cannot be written ({error.strerror}); name another place") from None
+
+
+def _try_folder(folder: Path) -> None:
+    """Make a file without a name. Permissions do not tell: the superuser has them on a read-only disk too."""
+    tempfile.TemporaryFile(dir=folder).close()

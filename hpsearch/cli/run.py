@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -14,24 +15,28 @@ import typer
 
 from hpsearch.cli import app
 from hpsearch.cli.options import (
+    SEEDS,
     STUDIES_DIR,
+    TOP,
     DeviceOption,
     JsonOption,
+    SeedsOption,
     StorageOption,
     StudiesDirOption,
+    TopOption,
     cache_dir,
     print_json,
     require_folder,
     storage_url,
 )
+from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
 from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForNow, StudyGone, StudyOwned
 
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
-    from hpsearch.execution.protocol import Executor
+    from hpsearch.search.confirmation import Confirmation
     from hpsearch.search.coordinator import Coordinator
-    from hpsearch.search.forecast import Forecast
-    from hpsearch.search.study import Checked, Study
+    from hpsearch.search.study import Study
     from hpsearch.space.space import SearchSpace
 
 SpaceOption = Annotated[str, typer.Option("--space", metavar="PATH|NAME", help="A search space: a file, or a bundled one.")]
@@ -52,7 +57,7 @@ def run(
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="tpe (default), random, gp, cmaes, qmc or grid.", show_default=False)
+        str | None, typer.Option("--sampler", help="auto (default), tpe, random, gp, cmaes, qmc or grid.", show_default=False)
     ] = None,
     pruner: Annotated[
         str | None,
@@ -66,37 +71,83 @@ def run(
         str, typer.Option("--slots", metavar="N|auto", help="Trials at a time; auto: one per GPU, else one per core.")
     ] = "auto",
     device: DeviceOption = "auto",
+    executor: ExecutorOption = "local",
+    ray_address: RayAddressOption = None,
+    gpus_per_slot: GpusPerSlotOption = None,
+    shared: SharedOption = None,
     budget: Annotated[
         str | None,
         typer.Option(
             "--budget", metavar="KIND=AMOUNT", help="Per trial: device_seconds, flops, tokens, max_iters, num_epochs."
         ),
     ] = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop after so long; resumable.")
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            help="none (default), halving (sets trials aside and promotes them), halving_only.",
+            show_default=False,
+        ),
     ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop after so long in all; resumable.")
+    ] = None,
+    budget_flops: Annotated[
+        float | None, typer.Option("--budget-flops", metavar="FLOPS", help="Stop when all trials have cost so much; resumable.")
+    ] = None,
+    budget_hours: Annotated[
+        float | None, typer.Option("--budget-hours", metavar="HOURS", help="The same in hours that slots have trained.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option("--patience", metavar="N", help="End after N trials in a row without a better one.")
+    ] = None,
+    step_limit: Annotated[
+        float, typer.Option("--step-limit", metavar="SECONDS", help="A slot that takes no step for so long is replaced.")
+    ] = 600.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the sampler; 0 by default.", show_default=False)] = None,
     settings: SetOption = None,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="At the end, retrain the best few and the default on fresh seeds.")
+    ] = False,
+    top: TopOption = TOP,
+    seeds: SeedsOption = SEEDS,
     as_json: JsonOption = False,
 ) -> int:
     """Search: create or resume a study and work on it until it has N trials."""
-    from hpsearch.execution.devices import choose_device, cores
-    from hpsearch.execution.local import LocalExecutor
+    from hpsearch.cli.confirm import confirm_best, require_counts
+    from hpsearch.cli.price import announce, note_cost
     from hpsearch.search.coordinator import Coordinator
     from hpsearch.search.lease import lease_kept
+    from hpsearch.search.limits import Limits
     from hpsearch.search.study import Request, check, open_study
     from hpsearch.storage.leases import this_process
 
     signal.signal(signal.SIGTERM, leave)  # Until the coordinator works, there is nothing to pause.
     if trials < 1:
         raise BadInput(f"--trials {trials}: a study has at least 1 trial")
-    if timeout is not None and not 0 < timeout < float("inf"):
-        raise BadInput(f"--timeout {timeout}: give a number of seconds above 0")
+    for option, amount, unit in (
+        ("--timeout", timeout, "seconds"),
+        ("--budget-flops", budget_flops, "FLOPs"),
+        ("--budget-hours", budget_hours, "hours"),
+        ("--step-limit", step_limit, "seconds"),
+    ):
+        if amount is not None and not 0 < amount < math.inf:
+            raise BadInput(f"{option} {amount}: give a number of {unit} above 0")
+    if patience is not None and patience < 1:
+        raise BadInput(f"--patience {patience}: give a number of trials from 1")
     if seed is not None and seed < 0:
         raise BadInput(f"--seed {seed}: give a whole number from 0")
+    require_counts(top, seeds)
+    limits = Limits(
+        timeout_s=timeout or math.inf,
+        flops=budget_flops or math.inf,
+        slot_hours=budget_hours or math.inf,
+        patience=patience or math.inf,
+    )
     chosen = load(space, settings, budget, data)
-    devices = choose_device(device)
-    count = slot_count(slots, devices)
+    where = placement(
+        executor, slots, device, address=ray_address, gpus_per_slot=gpus_per_slot, shared=shared, studies_dir=studies_dir
+    )
     request = Request(
         space=chosen,
         name=chosen.name if study is None else study,
@@ -104,10 +155,11 @@ def run(
         storage_url=storage_url(storage, studies_dir),
         studies_dir=studies_dir,
         cache_dir=cache_dir(),
-        devices=devices,
-        threads=max(1, cores() // count) if devices[0] == "cpu" else 1,
+        devices=where.devices,
+        threads=where.threads,
         sampler=sampler,
         pruner=pruner,
+        scheduler=scheduler,
         seed=seed,
     )
     checked = check(request)
@@ -121,26 +173,41 @@ def run(
     opened = open_study(request, checked, owner)
     try:
         with (
-            lease_kept(opened, owner),
-            contextlib.closing(LocalExecutor(count, opened.record.threads)) as executor,
+            lease_kept(opened.store, opened.record.id, owner),
+            undone_if_impossible(opened),
+            contextlib.closing(where.open(opened.record.threads)) as slots_open,
         ):
+            count = len(slots_open.idle())
             try:
-                announce(opened, checked, count, executor, owner.token)
-            except BadInput:
-                if not opened.store.trials(opened.record.id):
-                    opened.discard()
-                raise
+                announce(opened, checked, count, slots_open, owner.token)
             except KeyboardInterrupt:
                 say(f"interrupted: study '{opened.record.name}' has not begun; the same command begins it")
                 raise
             with view(count) as watcher:
-                coordinator = Coordinator(opened, executor, watcher, owner, timeout_s=timeout)
+                coordinator = Coordinator(opened, slots_open, watcher, owner, limits, step_limit_s=step_limit)
                 with stop_on_signals(coordinator) as caught:
                     ended = coordinator.run()
+            note_cost(opened, owner.token)
+            interrupted = confirm_best(opened, slots_open, owner, top, seeds) if confirm and ended and not caught else []
     finally:
         with contextlib.suppress(StudyGone, StudyOwned):
             opened.store.release(opened.record.id, owner)
-    return finish(opened, ended, coordinator, caught, as_json=as_json)
+    code = finish(opened, ended, coordinator, caught, as_json=as_json)
+    if interrupted:
+        say("the confirmation is paused; the same command goes on with it")
+        return exit_code(interrupted[0])
+    return code
+
+
+@contextlib.contextmanager
+def undone_if_impossible(study: Study) -> Iterator[None]:
+    """Bad input that only the machines could find leaves no study behind."""
+    try:
+        yield
+    except BadInput:
+        if not study.store.trials(study.record.id):
+            study.discard()
+        raise
 
 
 def load(word: str, settings: list[str] | None, budget: str | None, data: str | None) -> SearchSpace:
@@ -177,35 +244,6 @@ def slot_count(word: str, devices: tuple[str, ...]) -> int:
     return int(word)
 
 
-def announce(study: Study, checked: Checked, slots: int, executor: Executor, token: str) -> None:
-    """Measure the machine if the budget needs it, and say what the study will cost."""
-    from hpsearch.report.view import amount
-    from hpsearch.search.forecast import forecast, measure_speed
-
-    record = study.record
-    verb = "resuming" if study.resumed else "new"
-    say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
-    speed = record.budget.flops_per_s
-    if speed is None:
-        say(f"measuring the speed of {slots} slot{'s' if slots > 1 else ''} on {record.device} ...")
-        speed = measure_speed(study, executor, checked.baseline)
-        study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
-        say(f"speed: {amount(speed, 'FLOP/s')} a slot")
-    left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
-    if left > 0:
-        say(cost(forecast(study, left, slots, speed)))
-
-
-def cost(forecast: Forecast) -> str:
-    from hpsearch.report.view import amount, duration
-
-    return (
-        f"cost: {forecast.trials} trials, {forecast.slots} at a time: at most about {duration(forecast.seconds)}; "
-        f"{forecast.tokens_per_trial:,} tokens and {amount(forecast.flops_per_trial, 'FLOP')} a trial "
-        f"(of the baseline), {forecast.rungs} rungs, up to {amount(forecast.disk_bytes, 'B')} of disk"
-    )
-
-
 def view(slots: int) -> LiveView | PlainLines:
     from hpsearch.console import LiveView, PlainLines
 
@@ -218,8 +256,8 @@ def leave(_number: int, _: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signals(coordinator: Coordinator) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM pause the study; a second signal ends the process at once."""
+def stop_on_signals(coordinator: Coordinator | Confirmation) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM pause the work; a second signal ends the process at once."""
     caught: list[int] = []
 
     def on_signal(number: int, _: FrameType | None) -> None:
@@ -244,18 +282,21 @@ def exit_code(number: int) -> int:
 
 def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int], *, as_json: bool) -> int:
     """Write what a finished study leaves behind, say how it stands, and choose the exit code."""
+    from hpsearch.cli.confirm import print_verdict
     from hpsearch.cli.take import axes
     from hpsearch.report.export import best_config_yaml
     from hpsearch.report.view import StudyView, described, status_dict
+    from hpsearch.space.edges import edges
 
     record = study.store.study(study.record.name)
     seen = StudyView.load(study.store, record)
+    at_edge = edges(study.space, seen.best.params) if seen.best is not None else []
     if seen.best is not None:
         (study.folder / "best.yaml").write_text(best_config_yaml(seen, seen.best), encoding="utf-8")
     if ended:
         from hpsearch.report.page import write_report
 
-        write_report(seen, study.optuna, axes(study.space), study.folder / "report.html")
+        write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge)
     if as_json:
         print_json(status_dict(seen))
     elif seen.best is not None and seen.best.value is not None:
@@ -264,6 +305,9 @@ def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int]
         against = f" (trial 0, the baseline: {baseline.value:.4f})" if baseline and baseline.value is not None else ""
         print(f"best: trial {seen.best.number}, {name} {seen.best.value:.4f}{against}")
         print(f"  {described(seen.best.params)}")
+        for told in at_edge:
+            print(f"  {told}")
+        print_verdict(seen)
         print(f"next: hpsearch report --study {record.name} --out report.html")
         print(f"      hpsearch train --config {study.folder / 'best.yaml'} --out model")
     if coordinator.stopped_for_now:
@@ -272,7 +316,7 @@ def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int]
         say(f"study '{record.name}' is paused; the same command goes on with it")
         return exit_code(caught[0])
     if not ended:
-        say(f"study '{record.name}' stopped at its time limit; the same command goes on with it")
+        say(f"study '{record.name}' is paused: {coordinator.stopping}; the same command goes on with it, or a larger limit")
         return 0
     if seen.best is None:
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})

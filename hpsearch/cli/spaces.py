@@ -30,7 +30,7 @@ def check_space(
     from hpsearch.report.view import short
     from hpsearch.space.find import find_space
     from hpsearch.space.load import load_space
-    from hpsearch.space.parameters import Choices, Derived, Fixed
+    from hpsearch.space.parameters import AUTO, Choices, Derived, Fixed
 
     path, _ = find_space(file)
     space = load_space(path)
@@ -44,6 +44,7 @@ def check_space(
                 "objectives": list(space.objectives),
                 "searched": [parameter.name for parameter in space.searched],
                 "baseline": prior,
+                "automatic": [parameter.name for parameter in space.automatic],
                 "budget": {
                     "kind": space.budget.kind,
                     "amount": space.budget.amount,
@@ -62,6 +63,10 @@ def check_space(
             step = f" in steps of {short(parameter.step)}" if parameter.step else ""
             what = f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
         baseline = word(prior[parameter.name]) if parameter.name in prior else "-"
+        if parameter.prior == AUTO:
+            baseline = "by scaling law"
+        if parameter.confidence not in (None, "medium"):
+            baseline += f" ({parameter.confidence})"
         rows.append([parameter.name, what, baseline, f"when {parameter.when.text}" if parameter.when else ""])
     print_table(["searched", "range", "baseline", ""], rows)
     others = [p for p in space.parameters.values() if isinstance(p, Fixed | Derived)]

@@ -1,12 +1,15 @@
-"""Verbs that take a result elsewhere: export, report, train, generate."""
+"""Verbs that take a result elsewhere: report, train, generate."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -26,41 +29,11 @@ from hpsearch.cli.options import (
     storage_url,
 )
 from hpsearch.errors import INTERRUPTED, BadInput
+from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
     from hpsearch.report.view import Scale
     from hpsearch.space.space import SearchSpace
-
-
-@app.command()
-def export(
-    study: StudyOption = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Standard output when not given.")] = None,
-    trial: Annotated[
-        int | None, typer.Option("--trial", metavar="N", help="This trial instead of the best.", show_default=False)
-    ] = None,
-    format: Annotated[str, typer.Option("--format", help="yaml or json.")] = "yaml",
-    storage: StorageOption = None,
-    studies_dir: StudiesDirOption = STUDIES_DIR,
-) -> None:
-    """Write the best config, every value concrete, with what produced it."""
-    from hpsearch.report.export import best_config_yaml, to_json
-    from hpsearch.storage.records import TrialState
-
-    writers = {"yaml": best_config_yaml, "json": to_json}
-    if format not in writers:
-        raise BadInput(f"--format {format}: use {' or '.join(writers)}")
-    view = load_view(storage, studies_dir, study)
-    chosen = view.pick(trial)
-    if chosen.state is not TrialState.COMPLETE:
-        raise BadInput(f"trial {trial} of study '{view.study.name}' is {chosen.state}; only a complete one can be exported")
-    text = writers[format](view, chosen)
-    if out is None:
-        sys.stdout.write(text)
-        return
-    require_writable(out)
-    out.write_text(text, encoding="utf-8")
-    print(f"trial {chosen.number} of '{view.study.name}' is in {out}", file=sys.stderr)
 
 
 @app.command()
@@ -72,12 +45,15 @@ def report(
 ) -> None:
     """Write one self-contained HTML page with the study's figures."""
     from hpsearch.report.page import write_report
+    from hpsearch.space.edges import edges
     from hpsearch.space.load import parse_space
 
     require_writable(out)
     view = load_view(storage, studies_dir, study)
     space = parse_space(view.study.space_text, f"study {view.study.name}")
-    write_report(view, load_optuna(storage_url(storage, studies_dir), view.study.name), axes(space), out)
+    at_edge = edges(space, view.best.params) if view.best else []
+    optuna_study = load_optuna(storage_url(storage, studies_dir), view.study.name)
+    write_report(view, optuna_study, axes(space), out, edges=at_edge)
     print(f"the report of '{view.study.name}' is in {out}", file=sys.stderr)
 
 
@@ -104,7 +80,14 @@ def load_optuna(url: str, name: str) -> Any:
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="An exported config, or one of your own.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="An exported config, or one of your own.", show_default=False),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter, or data.text, data.tokenizer; may be repeated."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where weights, tokenizer and log go.")] = Path("model"),
     data: Annotated[str | None, typer.Option("--data", metavar="PATH|NAME", help="Another text.")] = None,
     device: DeviceOption = "auto",
@@ -114,35 +97,47 @@ def train(
     as_json: JsonOption = False,
 ) -> int:
     """Train one config and keep its weights; an exported one reaches its exported score again on the same CPU."""
+    from hpsearch.cli.run import parse_setting
     from hpsearch.execution.devices import choose_device, cores
-    from hpsearch.report.export import read_config
+    from hpsearch.report.export import config_yaml, parse_value, read_config
 
     if threads is not None and threads < 1:
         raise BadInput(f"--threads {threads}: give a whole number from 1")
-    asked = read_config(config)
+    changes = {name: parse_value(text) for name, text in map(parse_setting, settings or [])}
+    if config is None and not changes:
+        raise BadInput("what is to be trained? Name a file with --config FILE, or hyperparameters with --set NAME=VALUE")
+    asked = read_config(config, changes)
     where = choose_device(device)[0]
     require_folder("--out", out)
-    from hpsearch.training.single import train_config  # The first import of torch: only when all else is known.
-
     try:
-        result = train_config(
-            asked.settings,
-            asked.data.model_copy(update={"text": data}) if data else asked.data,
-            out,
-            cache_dir=cache_dir(),
-            device=where,
-            threads=threads or asked.run.threads or cores(),
-            fingerprint="" if data else asked.data_fingerprint,
-            objectives=(asked.study.objective,) if asked.study else (),
-            say=say,
-        )
+        with Pausing() as pausing:
+            from hpsearch.training.single import train_config  # The first import of torch: only when all else is known.
+
+            result = train_config(
+                asked.settings,
+                asked.data.model_copy(update={"text": data}) if data else asked.data,
+                out,
+                cache_dir=cache_dir(),
+                device=where,
+                threads=threads or asked.run.threads or cores(),
+                fingerprint="" if data else asked.data_fingerprint,
+                objectives=(asked.study.objective,) if asked.study else (),
+                say=say,
+                asked=pausing.asked,
+            )
     except KeyboardInterrupt:
-        say(f"interrupted; the same command goes on from the last checkpoint in {out}")
+        say("interrupted before the first step; the same command begins anew")
         return INTERRUPTED
-    with contextlib.suppress(shutil.SameFileError):
-        shutil.copyfile(config, out / "config.yaml")
+    if result.outcome is Outcome.PAUSED:
+        say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
+        return pausing.exit_code
+    if changes or config is None or config.suffix.lower() == ".toml":
+        (out / "config.yaml").write_text(config_yaml(asked), encoding="utf-8")
+    else:
+        with contextlib.suppress(shutil.SameFileError):
+            shutil.copyfile(config, out / "config.yaml")
     found = result.metrics.get(asked.study.objective) if asked.study else None
-    expected = asked.study.value if asked.study and not data else None
+    expected = asked.study.value if asked.study and not data and not changes else None
     if as_json:
         print_json({"metrics": result.metrics, "exported_value": expected, "sample": result.sample, "model": str(out)})
         return 0
@@ -152,6 +147,39 @@ def train(
         print(f"{asked.study.objective} {found:.6f}: {verdict}")
     print(f"next: hpsearch generate --model {out} --prompt 'The '")
     return 0
+
+
+class Pausing:
+    """SIGINT and SIGTERM pause a run after its step; before the first step, and when they come again, they end the process."""
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self._begun = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def asked(self) -> Answer:
+        """What the run is to do after the step that it has just made."""
+        self._begun = True
+        return Answer.CONTINUE if self.caught is None else Answer.PAUSE
+
+    @property
+    def exit_code(self) -> int:
+        return INTERRUPTED if self.caught == signal.SIGINT else 0
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        again, self.caught = self.caught is not None, number
+        if again:
+            os._exit(self.exit_code)
+        if not self._begun:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(0)
 
 
 @app.command()

@@ -207,7 +207,7 @@ def _masked(
     return _batch(
         inputs_BT=pack_pair(inputs_BN, begin, separator, separator),
         targets_BT=targets_BT,
-        bytes_BT=np.where(targets_BT == IGNORED, 0, tokenizer.token_bytes[targets_BT]),
+        bytes_BT=np.where(targets_BT == IGNORED, 0, tokenizer.token_bytes[np.maximum(targets_BT, 0)]),
         segments_BT=segments_BT,
         **order,
     )

@@ -180,7 +180,7 @@ class BpeTokenizer(Tokenizer):
 
         self._model: Any = Model.from_str(model)
         self._json: dict[str, Any] = json.loads(model)
-        alphabet = _byte_alphabet()
+        alphabet = byte_alphabet()
         vocabulary: dict[str, int] = self._model.get_vocab(with_added_tokens=False)
         ordered = sorted(vocabulary, key=vocabulary.__getitem__)
         self._pieces = [bytes(alphabet[letter] for letter in token) for token in ordered]
@@ -237,7 +237,7 @@ def _writable(text: str) -> str:
 
 
 @functools.cache
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """The byte of each letter of a byte-level vocabulary: itself where Latin-1 prints it, else the next letter from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

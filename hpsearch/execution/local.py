@@ -9,14 +9,14 @@ import os
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hpsearch.errors import SlotsUnable
 from hpsearch.execution.protocol import TRANSFORMER, Died, Ended, Failed, Ready, Reply, SlotInfo, SlotMessage, TrialTask
-from hpsearch.execution.slot import slot_main
+from hpsearch.execution.slot import Alive, slot_main
+from hpsearch.execution.watchdog import Patience
 from hpsearch.training.events import Answer, EvalPoint
 
 
@@ -33,6 +33,8 @@ class _Slot:
     """Whether the process has loaded its trainer."""
     task: TrialTask | None = None
     """Handed over before it was ready, so not begun: the process after it gets it again."""
+    patience: Patience | None = None
+    """With the trial in it, from when it is ready."""
 
 
 MAX_STILLBORN = 3
@@ -57,6 +59,7 @@ class LocalExecutor:
         target = self._slots[slot.name]
         target.number, target.waiting = task.number, None
         target.task = None if target.ready else task
+        target.patience = Patience(task.folder, task.step_limit_s)
         self._send(target, task)
 
     def answer(self, slot: str, answer: Answer) -> None:
@@ -64,32 +67,52 @@ class LocalExecutor:
         if answer is Answer.CONTINUE and target.waiting is None:
             return
         self._send(target, Reply(answer, target.waiting))
+        if target.waiting is not None and target.patience is not None:
+            target.patience.seen()  # What it waited for was no hang of its own.
         target.waiting = None
 
     def messages(self, timeout_s: float) -> list[SlotMessage]:
         by_handle: dict[Any, _Slot] = {slot.connection: slot for slot in self._slots.values()}
-        found: deque[SlotMessage] = deque()
-        for handle in multiprocessing.connection.wait(list(by_handle), timeout_s):
-            slot = by_handle[handle]
-            try:
-                body = slot.connection.recv()
-            except (EOFError, OSError):
-                code = self._replace(slot)
-                if not slot.ready:
-                    self._again(slot, code)
-                elif slot.number is not None:
-                    found.append(SlotMessage(slot.info.name, slot.number, Died(code)))
-                continue
-            if isinstance(body, Ready):
-                slot.ready, slot.task, self._stillborn = True, None, 0
-                continue
-            assert slot.number is not None
-            found.append(SlotMessage(slot.info.name, slot.number, body))
-            if isinstance(body, EvalPoint):
-                slot.waiting = body.rung
-            elif isinstance(body, Ended | Failed):
-                slot.number = slot.waiting = None
-        return list(found)
+        found: list[SlotMessage] = []
+        speaking = multiprocessing.connection.wait(list(by_handle), timeout_s)
+        for handle, slot in by_handle.items():
+            if handle in speaking:
+                self._hear(slot, found)
+            elif slot.ready and slot.waiting is None and slot.patience is not None and slot.patience.over:
+                # Silent for too long, with nothing left to read. Its end is met like any other one.
+                slot.process.kill()
+        return found
+
+    def _hear(self, slot: _Slot, found: list[SlotMessage]) -> None:
+        """Read one message, and add to `found` what the coordinator should know of it."""
+        try:
+            body = slot.connection.recv()
+        except (EOFError, OSError):
+            code = self._replace(slot)
+            if not slot.ready:
+                self._again(slot, code)
+            elif slot.number is not None:
+                reason = slot.patience.verdict() if slot.patience is not None else ""
+                found.append(SlotMessage(slot.info.name, slot.number, Died(code, reason)))
+            return
+        if isinstance(body, Ready):
+            slot.ready, slot.task, self._stillborn = True, None, 0
+        if slot.patience is not None and not isinstance(body, Ready):
+            slot.patience.seen()
+        if isinstance(body, Ready | Alive):
+            return
+        assert slot.number is not None
+        found.append(SlotMessage(slot.info.name, slot.number, body))
+        if isinstance(body, EvalPoint):
+            slot.waiting = body.rung
+        elif isinstance(body, Ended | Failed):
+            slot.number = slot.waiting = slot.patience = None
+            if isinstance(body, Failed) and body.kind == "out-of-memory":
+                self._replace(slot)  # What it holds, in pieces or in use, is not for the next trial.
+
+    def open_ends(self) -> dict[SlotInfo, multiprocessing.connection.Connection]:
+        """The slots of this moment, and for each what can be waited on for its next word."""
+        return {slot.info: slot.connection for slot in self._slots.values()}
 
     def close(self) -> None:
         for slot in self._slots.values():

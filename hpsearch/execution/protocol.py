@@ -23,6 +23,7 @@ class TrialTask:
     """One stay of a trial in a slot."""
 
     number: int
+    """Of the trial; below 0 for a measurement, which leaves nothing behind."""
     attempt: int
     config: dict[str, Any]
     """Hyperparameters as `TrialConfig.build` takes them; budget-dependent ones included."""
@@ -36,6 +37,12 @@ class TrialTask:
     device: str
     threads: int
     objectives: tuple[str, ...]
+    micro_batches: int | None = None
+    """Parts that a batch is computed in; None: the trainer chooses by the free memory."""
+    branch_rungs: tuple[int, ...] = ()
+    """Evaluations at which a WSD run is also measured after a short decay on the side."""
+    step_limit_s: float | None = None
+    """A trainer that takes no step for so long is hung: its slot leaves its stacks in `folder / "stacks.txt"` and dies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +70,19 @@ class Failed:
     message: str
     """One line."""
     traceback: str = ""
+    shortfall_bytes: int = 0
+    """Of `out-of-memory`: what was asked for beyond what was free, as far as the error says; at least 1."""
+    micro_batches: int = 1
+    """Of `out-of-memory`: the parts that a batch was computed in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The slot's process is gone (killed, crashed, out of host memory). The executor already starts another one."""
+    """The slot's process is gone (killed, crashed, hung, out of host memory). The executor already starts another one."""
 
     exit_code: int | None
+    reason: str = ""
+    """What is known beside the exit code: `no step for 600 s (stacks in stacks.txt)`, `its node left the cluster`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import importlib
 import os
@@ -14,13 +13,25 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from hpsearch.errors import HpsearchError, StoppedForNow
 from hpsearch.execution.protocol import Ended, Failed, Ready, Reply, TrialTask
+from hpsearch.execution.watchdog import Watchdog
+from hpsearch.training import heartbeat
 from hpsearch.training.events import Answer, EvalPoint, Event, TrainResult
+from hpsearch.training.memory import DISK_FULL, OutOfMemory, shortfall
 
 Trainer = Callable[[TrialTask], Generator[Event, Answer, TrainResult]]
+
+LOOK_S = 0.1
+"""Between two looks for an unasked answer: one costs some microseconds, which is much beside a step of a tiny model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The run takes steps, with nothing to report yet. Between executor and slot only: a coordinator does not see it."""
 
 
 def slot_main(connection: Connection, trainer: str, threads: int, parent: int) -> None:
@@ -43,50 +54,82 @@ def slot_main(connection: Connection, trainer: str, threads: int, parent: int) -
                 connection.send(_run(connection, run, task))
 
 
+class _Conversation:
+    """One run's talk with its executor: events out, answers in, signs of life between them."""
+
+    def __init__(self, connection: Connection, watchdog: Watchdog) -> None:
+        self._connection, self._watchdog = connection, watchdog
+        self._asked = Answer.CONTINUE
+        """PAUSE or STOP that came unasked. It holds from then on: what hears of it first may not be what can obey."""
+        self._looked_at = 0.0
+
+    def hold(self, event: Event) -> Answer:
+        """Send one event and return the answer: waited for after an evaluation, else only an unasked PAUSE or STOP."""
+        self._watchdog.stop()  # What the coordinator takes is no hang of this run.
+        self._connection.send(event)
+        answer = None
+        while answer is None and isinstance(event, EvalPoint):
+            reply: Reply = self._connection.recv()
+            if reply.rung in (event.rung, None):
+                answer = reply.answer
+        if answer is None:
+            answer = self._unasked()
+        self._watchdog.wind()
+        return answer
+
+    def beat(self) -> Answer:
+        """The run lives. Tell the executor now and then, and hear what it wants."""
+        if self._watchdog.wind():
+            self._watchdog.stop()
+            self._connection.send(Alive())
+            self._watchdog.wind()
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_S:
+            self._looked_at = now
+            self._unasked()
+        return self._asked
+
+    def _unasked(self) -> Answer:
+        while self._asked is Answer.CONTINUE and self._connection.poll():
+            reply: Reply = self._connection.recv()
+            if reply.rung is None:
+                self._asked = reply.answer
+        return self._asked
+
+
 def _run(connection: Connection, trainer: Trainer, task: TrialTask) -> Ended | Failed:
     """Train one trial, pass its events on, and say how it ended."""
     try:
-        run = trainer(task)
-        try:
-            event = next(run)
-            while True:
-                event = run.send(_converse(connection, event))
-        except StopIteration as stop:
-            return Ended(stop.value)
-        finally:
-            run.close()
+        with Watchdog(task.folder, task.step_limit_s) as watchdog:
+            talk = _Conversation(connection, watchdog)
+            with heartbeat.listening(talk.beat), contextlib.closing(trainer(task)) as run:
+                try:
+                    event = next(run)
+                    while True:
+                        event = run.send(talk.hold(event))
+                except StopIteration as stop:
+                    return Ended(stop.value)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise
     except Exception as error:
-        return _failure(error)
+        return failure(error)
 
 
-def _converse(connection: Connection, event: Event) -> Answer:
-    """Send one event and return the answer: waited for after an evaluation, else only an unasked PAUSE or STOP."""
-    connection.send(event)
-    if isinstance(event, EvalPoint):
-        while True:
-            reply: Reply = connection.recv()
-            if reply.rung in (event.rung, None):
-                return reply.answer
-    while connection.poll():
-        reply = connection.recv()
-        if reply.rung is None:
-            return reply.answer
-    return Answer.CONTINUE
-
-
-def _failure(error: Exception) -> Failed:
-    kind = "error"
-    if isinstance(error, StoppedForNow) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-        kind = "disk-full"
-    elif isinstance(error, HpsearchError):
-        kind = "bad-input"
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        kind = "out-of-memory"
+def failure(error: Exception) -> Failed:
+    """What an exception of a run means to the coordinator. Called while it is handled."""
     lines = str(error).strip().splitlines() or [""]
-    message = lines[0] if isinstance(error, HpsearchError) else f"{type(error).__name__}: {lines[0]}"
-    return Failed(kind, message, "" if isinstance(error, HpsearchError) else traceback.format_exc())
+    if isinstance(error, StoppedForNow):
+        return Failed("disk-full", lines[0])
+    if isinstance(error, HpsearchError):
+        return Failed("bad-input", lines[0])
+    message, trace = f"{type(error).__name__}: {lines[0]}", traceback.format_exc()
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return Failed("disk-full", message, trace)
+    missing = shortfall(error)
+    if missing is None:
+        return Failed("error", message, trace)
+    parts = error.micro_batches if isinstance(error, OutOfMemory) else 1
+    return Failed("out-of-memory", message, trace, shortfall_bytes=missing, micro_batches=parts)
 
 
 def _die_with(parent: int) -> None:

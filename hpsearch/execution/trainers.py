@@ -9,6 +9,7 @@ from hpsearch.data.corpus import open_corpus
 from hpsearch.errors import DataError
 from hpsearch.execution.protocol import TrialTask
 from hpsearch.training.events import Answer, Event, TrainResult
+from hpsearch.training.heartbeat import beat
 from hpsearch.training.loop import train
 
 
@@ -29,4 +30,16 @@ def transformer(task: TrialTask) -> Generator[Event, Answer, TrainResult]:
             f"the text changed since the study began (fingerprint {corpus.data_fingerprint[:12]}, "
             f"was {task.data_fingerprint[:12]}); bring the old text back or start another study"
         )
-    return (yield from train(config, corpus, task.folder, device=task.device, threads=task.threads, objectives=task.objectives))
+    beat()  # Reading a long text for the first time takes minutes, and is over.
+    return (
+        yield from train(
+            config,
+            corpus,
+            task.folder,
+            device=task.device,
+            threads=task.threads,
+            objectives=task.objectives,
+            micro_batches=task.micro_batches,
+            branch_rungs=task.branch_rungs,
+        )
+    )

@@ -58,7 +58,7 @@ def to_hf(model: Transformer, specials: Mapping[str, int] | None = None) -> Any:
     """
     config = model.config
     target = target_of(config)
-    library = _transformers()
+    library = require_transformers()
     name = {
         "gpt2": "GPT2LMHeadModel",
         "llama": "LlamaForCausalLM",
@@ -98,7 +98,13 @@ def from_hf(theirs: Any, settings: Mapping[str, Any] | None = None) -> Transform
 
 def hf_config(config: TrialConfig, specials: Mapping[str, int] | None = None) -> Any:
     """The `transformers` config of `config`."""
-    target, library = target_of(config), _transformers()
+    name, settings = hf_settings(config, specials)
+    return getattr(require_transformers(), name)(**settings)
+
+
+def hf_settings(config: TrialConfig, specials: Mapping[str, int] | None = None) -> tuple[str, dict[str, Any]]:
+    """The class of the `transformers` config of `config`, and what it is called with."""
+    target = target_of(config)
     ids = {name.strip("[]").lower(): index for name, index in (specials or {}).items()}
     act = ACTIVATION_NAMES[config.hidden_act]
     common = {
@@ -110,7 +116,7 @@ def hf_config(config: TrialConfig, specials: Mapping[str, int] | None = None) ->
     }
     match target:
         case "gpt2":
-            return library.GPT2Config(
+            return "GPT2Config", dict(
                 **common,
                 n_positions=config.max_position_embeddings,
                 n_embd=config.d_model,
@@ -125,7 +131,7 @@ def hf_config(config: TrialConfig, specials: Mapping[str, int] | None = None) ->
                 attn_pdrop=config.attention_probs_dropout_prob,
             )
         case "llama":
-            return library.LlamaConfig(
+            return "LlamaConfig", dict(
                 **common,
                 hidden_size=config.d_model,
                 intermediate_size=config.d_ff,
@@ -140,7 +146,7 @@ def hf_config(config: TrialConfig, specials: Mapping[str, int] | None = None) ->
                 rope_parameters={"rope_type": "default", "rope_theta": ROTARY_BASE},
             )
         case "bert":
-            return library.BertConfig(
+            return "BertConfig", dict(
                 **common,
                 hidden_size=config.d_model,
                 num_hidden_layers=config.num_layers,
@@ -155,7 +161,7 @@ def hf_config(config: TrialConfig, specials: Mapping[str, int] | None = None) ->
                 layer_norm_eps=config.layer_norm_epsilon,
             )
         case "bart":
-            return library.BartConfig(
+            return "BartConfig", dict(
                 **common,
                 decoder_start_token_id=ids.get("bos"),
                 forced_eos_token_id=None,
@@ -245,7 +251,8 @@ def _refuse(other: Any, **needed: Any) -> None:
             raise BadInput(f"a model with {name}={getattr(other, name)} cannot be converted; ours has only {name}={value}")
 
 
-def _transformers() -> Any:
+def require_transformers() -> Any:
+    """The library. Raises BadInput where it is not installed."""
     try:
         return importlib.import_module("transformers")
     except ImportError:

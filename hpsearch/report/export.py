@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -21,6 +22,7 @@ from ruamel.yaml.nodes import MappingNode, Node
 
 from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, Hyperparameter, TrialConfig, canonical
 from hpsearch.errors import BadInput, ConfigError, SpaceError, did_you_mean
+from hpsearch.report.verdict import comment_lines
 from hpsearch.report.view import StudyView, amount, finite, short
 from hpsearch.storage.records import TrialRecord
 
@@ -92,17 +94,17 @@ def to_json(view: StudyView, trial: TrialRecord) -> str:
 def best_config_yaml(view: StudyView, trial: TrialRecord) -> str:
     """The export as YAML with a comment on every line that needs one."""
     content = document(view, trial)
-    lines = [f"# {line}".rstrip() for line in _provenance(view, trial)]
+    lines = [f"# {line}".rstrip() for line in provenance(view, trial)]
     lines += ["", f"hpsearch: {FORMAT}  # of this file's form"]
     for section in ("study", "data", "run"):
-        lines += ["", f"{section}:", *(f"  {key}: {_scalar(value)}" for key, value in content[section].items())]
+        lines += ["", f"{section}:", *(f"  {key}: {scalar(value)}" for key, value in content[section].items())]
     lines += ["", "hyperparameters:"]
     for section, members in groupby(HYPERPARAMETERS.values(), key=lambda info: info.section):
         infos = list(members)
         lines += [""] * (lines[-1] != "hyperparameters:") + [f"  # {section}"]
         for info in infos:
             if info.name in content["hyperparameters"]:
-                setting = f"  {info.name}: {_scalar(content['hyperparameters'][info.name])}"
+                setting = f"  {info.name}: {scalar(content['hyperparameters'][info.name])}"
                 lines.append(f"{setting:<42}  # {_doc(info)}")
         left_out = [info.name for info in infos if info.name not in content["hyperparameters"]]
         if left_out:
@@ -110,12 +112,15 @@ def best_config_yaml(view: StudyView, trial: TrialRecord) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_config(path: Path) -> ExportedConfig:
-    """Read an export, or a file of the same form written by hand.
+def read_config(path: Path | None, changes: Mapping[str, Any] | None = None) -> ExportedConfig:
+    """Read an export (YAML, JSON or, where the name ends in `.toml`, TOML), or a file of the same form written by hand.
 
-    Raises SpaceError with file:line:column for what cannot be used, BadInput for a file that cannot be read.
+    changes: values that replace or join those of the file, by name: `learning_rate`, `data.tokenizer`. Without a path they
+    are all there is. Raises SpaceError with file:line:column for what cannot be used, BadInput for a file that cannot be read
+    and for a change.
     """
-    content, places = _parse(path)
+    content, places = _parse(path) if path is not None else ({"hyperparameters": {}}, {})
+    source = str(path) if path is not None else "--set"
     hyperparameters = content.pop("hyperparameters", None)
     sections: dict[str, Any] = {name: content.pop(name) for name in ("hpsearch", "study", "data", "run") if name in content}
     where: tuple[str, ...] = ("hyperparameters",)
@@ -126,32 +131,79 @@ def read_config(path: Path) -> ExportedConfig:
         hint = did_you_mean(name, ["hpsearch", "study", "data", "run", "hyperparameters"])
         if name in HYPERPARAMETERS:
             hint = "; it is a hyperparameter: move it below 'hyperparameters'"
-        raise _error(path, places, (name,), f"unknown section '{name}'{hint}")
-    if not isinstance(hyperparameters, dict) or not hyperparameters:
-        raise _error(path, places, where, "no hyperparameters here: write one `name: value` a line")
+        raise _error(source, places, (name,), f"unknown section '{name}'{hint}")
+    if not isinstance(hyperparameters, dict) or not (hyperparameters or changes):
+        raise _error(source, places, where, "no hyperparameters here: write one `name: value` a line")
     hyperparameters = {str(key): value for key, value in hyperparameters.items()}
+    changed = _changed(hyperparameters, sections, changes or {})
     if sections.get("hpsearch", FORMAT) != FORMAT:
         message = (
             f"written in form {sections['hpsearch']}, and this hpsearch reads form {FORMAT}: use the version that wrote it"
         )
-        raise _error(path, places, ("hpsearch",), message)
+        raise _error(source, places, ("hpsearch",), message)
     try:
         given = canonical(hyperparameters)
         config = TrialConfig.build(({"max_iters": 1} if "num_epochs" in given else {}) | given)
     except ConfigError as error:
-        raise _error(path, places, (*where, _spelling(hyperparameters, error.name)), str(error)) from None
-    data = _section(_Data, "data", sections, path, places) or _Data.model_validate({})
+        if error.name in changed or path is None:
+            raise BadInput(f"--set {error.name}: {str(error).removeprefix(f'{error.name}: ')}") from None
+        raise _error(source, places, (*where, _spelling(hyperparameters, error.name)), str(error)) from None
+    data = _section(_Data, "data", sections, source, places) or _Data.model_validate({})
     return ExportedConfig(
         settings=given,
         config=config,
         data=DataConfig(text=data.text, tokenizer=data.tokenizer, validation=data.validation),
         data_fingerprint=data.fingerprint,
-        run=_section(Run, "run", sections, path, places) or Run(),
-        study=_section(Origin, "study", sections, path, places),
+        run=_section(Run, "run", sections, source, places) or Run(),
+        study=_section(Origin, "study", sections, source, places),
     )
 
 
-def _provenance(view: StudyView, trial: TrialRecord) -> list[str]:
+def _changed(hyperparameters: dict[str, Any], sections: dict[str, Any], changes: Mapping[str, Any]) -> set[str]:
+    """Put `changes` in their places; the hyperparameters among them, by their canonical names."""
+    changed: set[str] = set()
+    for written, value in changes.items():
+        section, dot, key = written.partition(".")
+        if dot and section == "data":
+            try:
+                _Data.model_validate({key: value})
+            except ValidationError as error:
+                hint = did_you_mean(key, _Data.model_fields) if key not in _Data.model_fields else ""
+                raise BadInput(f"--set {written}: {error.errors()[0]['msg']}, got {value!r}{hint}") from None
+            written_there = sections.get("data") or {}
+            sections["data"] = written_there | {key: value} if isinstance(written_there, dict) else written_there
+            continue
+        name = ALIASES.get(written, written)
+        for spelled in [spelled for spelled in hyperparameters if ALIASES.get(spelled, spelled) == name]:
+            del hyperparameters[spelled]
+        hyperparameters[name] = value
+        changed.add(name)
+    return changed
+
+
+def parse_value(text: str) -> Any:
+    """The value of `--set NAME=VALUE`: a YAML value in flow form, as in a file. Raises BadInput."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise BadInput(f"--set …={text}: not a YAML value ({_sentence(str(error))})") from None
+
+
+def config_yaml(asked: ExportedConfig) -> str:
+    """A config that was read, as a file that gives it again."""
+    sections: dict[str, Mapping[str, Any]] = {
+        "data": {**asked.data.model_dump(mode="json"), "fingerprint": asked.data_fingerprint},
+        "run": asked.run.model_dump(),
+        "hyperparameters": asked.settings,
+    }
+    lines = [f"hpsearch: {FORMAT}"]
+    for section, values in sections.items():
+        lines += [f"{section}:", *(f"  {name}: {scalar(value)}" for name, value in values.items() if value is not None)]
+    return "\n".join(lines) + "\n"
+
+
+def provenance(view: StudyView, trial: TrialRecord) -> list[str]:
+    """What produced the trial, for the comments at the top of an export. No line holds a line break."""
     study, budget, baseline = view.study, view.study.budget, view.baseline
     what = "The best trial" if trial is view.best else "A trial"
     score = f"{view.objective} {short(trial.value)}" + (f" {view.unit}" if view.unit else "")
@@ -161,6 +213,7 @@ def _provenance(view: StudyView, trial: TrialRecord) -> list[str]:
     lines = [
         f"{what} of study {study.name}: trial {trial.number}, {trial.state.value}, {score}{beside}.",
         *([f"Reason: {trial.reason}"] if trial.reason else []),
+        *(comment_lines(view.verdict, trial.number) if view.verdict else []),
         "Train it again, to the same score on the same CPU with the same threads: hpsearch train --config FILE",
         "",
         f"Versions: {versions}",
@@ -179,7 +232,7 @@ def _doc(info: Hyperparameter) -> str:
     return f"{info.doc} ({info.unit})" if info.unit and info.unit not in info.doc else info.doc
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
     """A value in flow form that YAML 1.1 and 1.2 read back as exactly itself."""
     if value is None:
         return "null"
@@ -192,9 +245,9 @@ def _scalar(value: Any) -> str:
         plain = _WORD.fullmatch(value) and value.lower() not in _NOT_WORDS
         return value if plain else _quoted(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_scalar(key)}: {_scalar(part)}" for key, part in value.items()) + "}"
+        return "{" + ", ".join(f"{scalar(key)}: {scalar(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_scalar, value)) + "]"
+        return "[" + ", ".join(map(scalar, value)) + "]"
     return str(value)
 
 
@@ -213,6 +266,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], _Places]:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); a configuration is a YAML file") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot read the configuration: {error.strerror}") from None
+    if path.suffix.lower() == ".toml":
+        return _parse_toml(text, path), {}
     try:
         content = YAML(typ="safe", pure=True).load(text)
         root = YAML(typ="safe", pure=True).compose(text)
@@ -232,6 +287,16 @@ def _parse(path: Path) -> tuple[dict[str, Any], _Places]:
     return {str(key): value for key, value in content.items()}, places
 
 
+def _parse_toml(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
+        line, column = (int(found[1]), int(found[2])) if found else (text.count("\n") + 1, 1)
+        message = str(error).partition(" (at ")[0]
+        raise SpaceError(f"not TOML: {message}", path=str(path), line=line, column=column) from None
+
+
 def _note_places(node: Node | None, prefix: tuple[str, ...], places: _Places) -> None:
     if isinstance(node, MappingNode):
         for key, value in node.value:
@@ -240,7 +305,7 @@ def _note_places(node: Node | None, prefix: tuple[str, ...], places: _Places) ->
             _note_places(value, here, places)
 
 
-def _section(model: type[Any], name: str, sections: Mapping[str, Any], path: Path, places: _Places) -> Any:
+def _section(model: type[Any], name: str, sections: Mapping[str, Any], path: str, places: _Places) -> Any:
     content = sections.get(name)
     if content is None:
         return None
@@ -262,9 +327,9 @@ def _spelling(settings: Mapping[str, Any], name: str) -> str:
     return str(written[-1]) if written else name
 
 
-def _error(path: Path, places: _Places, where: tuple[str, ...], message: str) -> SpaceError:
+def _error(path: str, places: _Places, where: tuple[str, ...], message: str) -> SpaceError:
     line, column = places.get(where) or places.get(where[:-1]) or (1, 1)
-    return SpaceError(message, path=str(path), line=line, column=column)
+    return SpaceError(message, path=path, line=line, column=column)
 
 
 def _sentence(text: str) -> str:

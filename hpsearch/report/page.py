@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,20 +28,31 @@ from plotly.offline import get_plotlyjs
 from hpsearch.config import HYPERPARAMETERS
 from hpsearch.errors import BadInput
 from hpsearch.report import figures, style
-from hpsearch.report.view import Scale, StudyView, amount, in_few_words, short
-from hpsearch.storage.records import TrialState
+from hpsearch.report.judged import confirmation, trade_off
+from hpsearch.report.verdict import row_of
+from hpsearch.report.view import Scale, StudyView, amount, duration, in_few_words, short
+from hpsearch.storage.records import TrialRecord, TrialState
 
 if TYPE_CHECKING:
     import optuna
 
 
-def write_report(view: StudyView, study: optuna.Study | None, searched: Mapping[str, Scale], path: Path) -> None:
+def write_report(
+    view: StudyView,
+    study: optuna.Study | None,
+    searched: Mapping[str, Scale],
+    path: Path,
+    *,
+    edges: Sequence[str] = (),
+    chosen: TrialRecord | None = None,
+) -> None:
     """Write the page of a study to `path`, whole or not at all.
 
     study: Optuna's side of it, for the importances; without it they are left open. searched: in the order of the space.
+    edges: what is to be said of values at the edge of what was searched. chosen: the trial that is taken; by default the best.
     Raises BadInput when `path` cannot be written.
     """
-    page = render_report(view, study, searched)
+    page = render_report(view, study, searched, edges=edges, chosen=chosen)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
@@ -58,14 +69,21 @@ def write_report(view: StudyView, study: optuna.Study | None, searched: Mapping[
         temporary.unlink(missing_ok=True)
 
 
-def render_report(view: StudyView, study: optuna.Study | None, searched: Mapping[str, Scale]) -> str:
+def render_report(
+    view: StudyView,
+    study: optuna.Study | None,
+    searched: Mapping[str, Scale],
+    *,
+    edges: Sequence[str] = (),
+    chosen: TrialRecord | None = None,
+) -> str:
     """The page as text."""
-    drawn = _figures(view, study, searched)
+    drawn = _figures(view, study, searched, chosen)
     library, packed = _plotly()
     script, css = _asset("page.js"), _asset("page.css")
     hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (library, script))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(short=short, amount=amount, when=_when)
+    environment.filters.update(short=short, amount=amount, when=_when, duration=duration)
     return environment.from_string(_asset("page.html")).render(
         view=view,
         record=view.study,
@@ -73,6 +91,10 @@ def render_report(view: StudyView, study: optuna.Study | None, searched: Mapping
         baseline=view.baseline,
         states=[(state.value, view.counts[state]) for state in TrialState if view.counts[state]],
         ended=_ended(view),
+        edges=edges,
+        verdict=view.verdict,
+        verdict_rows=[row_of(view.verdict, each) for each in view.verdict.confirmed] if view.verdict else [],
+        forecast=view.study.extras.get("forecast", {}),
         differing=_compared(view, searched, same=False),
         same=_compared(view, searched, same=True),
         sections=_sections(drawn),
@@ -91,12 +113,16 @@ def render_report(view: StudyView, study: optuna.Study | None, searched: Mapping
     )
 
 
-def _figures(view: StudyView, study: optuna.Study | None, searched: Mapping[str, Scale]) -> dict[str, dict[str, Any]]:
+def _figures(
+    view: StudyView, study: optuna.Study | None, searched: Mapping[str, Scale], chosen: TrialRecord | None
+) -> dict[str, dict[str, Any]]:
     importance = figures.importance_of(study, searched) if study is not None else {}
     drawn: dict[str, go.Figure] = {
         "history": figures.history(view),
+        "confirmation": confirmation(view),
         "curves": figures.learning_curves(view),
         "curves-flops": figures.learning_curves(view, "flops"),
+        "trade-off": trade_off(view, chosen),
         "importances": figures.importances(view, importance),
         "parallel": figures.parallel_coordinates(view, searched, importance),
     }
@@ -116,8 +142,12 @@ def _sections(drawn: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     notes = {
         "history": "Lower is better. The line is the lowest value so far; a triangle on the upper edge is a trial above the "
         "axis or without a value.",
+        "confirmation": "A search picks the lowest of noisy values. The same configurations trained again from seeds that no "
+        "trial had, on the same text in the same order for each seed, say what is left of the difference.",
         "curves": "Held-out loss at each evaluation; every trial may spend the same budget. Point at the end of a curve to "
         "read its configuration.",
+        "trade-off": "On the front no other trial is as good in both. `hpsearch export --prefer` takes another one than the "
+        "best: the smallest or the fastest within a stated distance of it.",
         "importances": "How much each parameter decides whether a trial is among the best tenth (at least five) of the "
         "complete ones (PED-ANOVA). It says what mattered within the ranges searched, not which value is right.",
         "parallel": "One line for each complete trial, the most important parameters first; the last axis is its value.",

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from operator import le
 from typing import Any, Protocol
 
 from hpsearch.errors import BadInput
 from hpsearch.objectives import OBJECTIVES
-from hpsearch.storage.records import AttemptRecord, DecisionRecord, PointRecord, StudyRecord, TrialRecord, TrialState
+from hpsearch.report.verdict import Verdict, judge, verdict_dict
+from hpsearch.storage.records import (
+    AttemptRecord,
+    ConfirmationRecord,
+    DecisionRecord,
+    PointRecord,
+    StudyRecord,
+    TrialRecord,
+    TrialState,
+)
 
 INFEASIBLE = "infeasible"
 """A complete trial whose reason starts with this word breaks a constraint of the study and is never best."""
@@ -29,6 +39,15 @@ class Reads(Protocol):
     def points(self, study_id: int, /) -> Sequence[PointRecord]: ...
     def attempts(self, study_id: int, /) -> Sequence[AttemptRecord]: ...
     def decisions(self, study_id: int, /) -> Sequence[DecisionRecord]: ...
+    def confirmations(self, study_id: int, /) -> Sequence[ConfirmationRecord]: ...
+
+
+class Outlines(Protocol):
+    """What the view of a summary needs of the store."""
+
+    def outlines(self, study_id: int, /) -> list[TrialRecord]: ...
+    def trial(self, study_id: int, number: int, /) -> TrialRecord: ...
+    def confirmations(self, study_id: int, /) -> Sequence[ConfirmationRecord]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +68,24 @@ class StudyView:
     points: list[PointRecord] = field(default_factory=list)
     attempts: list[AttemptRecord] = field(default_factory=list)
     decisions: list[DecisionRecord] = field(default_factory=list)
+    confirmations: list[ConfirmationRecord] = field(default_factory=list)
 
     @classmethod
     def load(cls, store: Reads, study: StudyRecord, *, curves: bool = True) -> StudyView:
-        """The study as the store has it now. Without `curves` only the trials are read, which is all that a summary needs."""
+        """The study as the store has it now. Without `curves` only what a summary needs is read: trials and confirmations."""
         trials = sorted(store.trials(study.id), key=lambda trial: trial.number)
+        confirmed = list(store.confirmations(study.id))
         if not curves:
-            return cls(study, trials)
-        return cls(study, trials, list(store.points(study.id)), list(store.attempts(study.id)), list(store.decisions(study.id)))
+            return cls(study, trials, confirmations=confirmed)
+        points, attempts, decisions = store.points(study.id), store.attempts(study.id), store.decisions(study.id)
+        return cls(study, trials, list(points), list(attempts), list(decisions), confirmed)
+
+    @classmethod
+    def summary(cls, store: Outlines, study: StudyRecord) -> StudyView:
+        """Counts, values and costs of all trials, and the whole of the best and of trial 0: in a blink for thousands too."""
+        outline = cls(study, store.outlines(study.id), confirmations=list(store.confirmations(study.id)))
+        whole = {trial.number: store.trial(study.id, trial.number) for trial in (outline.best, outline.baseline) if trial}
+        return replace(outline, trials=[whole.get(trial.number, trial) for trial in outline.trials])
 
     @property
     def objective(self) -> str:
@@ -80,6 +109,20 @@ class StudyView:
     @property
     def best(self) -> TrialRecord | None:
         return self.ranked[0] if self.ranked else None
+
+    @cached_property
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front, best first objective first: no other trial that may be best is as good in all objectives and better
+        in one. With one objective, the best."""
+        whole = [trial for trial in self.ranked if trial.values and all(map(math.isfinite, trial.values))]
+        return undominated(whole, lambda trial: trial.values or ())
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """What fresh seeds say of the best; None where nothing was confirmed."""
+        if self.best is None:
+            return None
+        return judge(self.by_number, self.confirmations, self.objective, self.best.number)
 
     @property
     def baseline(self) -> TrialRecord | None:
@@ -153,7 +196,20 @@ def finite(value: float | None) -> bool:
 
 def succeeded(trial: TrialRecord) -> bool:
     """Whether the trial may be best."""
-    return trial.state is TrialState.COMPLETE and finite(trial.value) and not trial.reason.startswith(INFEASIBLE)
+    infeasible = not trial.feasible or trial.reason.startswith(INFEASIBLE)
+    return trial.state is TrialState.COMPLETE and finite(trial.value) and not infeasible
+
+
+def undominated(trials: Iterable[TrialRecord], measures: Callable[[TrialRecord], tuple[float, ...]]) -> list[TrialRecord]:
+    """Of `trials` those that no other one matches in all of `measures` (less is better) and beats in one; of equal ones the
+    first. In the order of the measures."""
+    kept: list[tuple[tuple[float, ...], TrialRecord]] = []
+    for trial in sorted(trials, key=lambda trial: (measures(trial), trial.number)):
+        # Whatever dominates a trial comes before it in this order.
+        values = measures(trial)
+        if not any(all(map(le, other, values)) for other, _ in kept):
+            kept.append((values, trial))
+    return [trial for _, trial in kept]
 
 
 def short(value: Any) -> str:
@@ -250,6 +306,9 @@ def status_dict(view: StudyView) -> dict[str, Any]:
             "best": trial_dict(view.best) if view.best else None,
             "baseline": trial_dict(view.baseline) if view.baseline else None,
             "gain": view.gain,
+            "front": [trial.number for trial in view.front],
+            "confirmation": verdict_dict(view.verdict) if view.verdict else None,
+            "forecast": study.extras.get("forecast"),
             "spent": {
                 "seconds": sum(trial.seconds for trial in view.trials),
                 "tokens": sum(trial.tokens for trial in view.trials),
@@ -261,6 +320,7 @@ def status_dict(view: StudyView) -> dict[str, Any]:
             "space_digest": study.space_digest,
             "sampler": study.sampler,
             "pruner": study.pruner,
+            "scheduler": study.scheduler,
             "seed": study.seed,
             "versions": study.versions,
             "host": study.host,

@@ -1,46 +1,45 @@
 """The one process that owns a study: it asks, dispatches, stores, decides and tells.
 
-Whatever is durable is in the database before it is acted on, so that after `kill -9` of anything the same command goes on: an
-outcome is stored before Optuna is told of it, and a trial that was running goes on from its newest checkpoint.
+Whatever is durable is in the database before it is acted on (`ledger`), so that after `kill -9` of anything the same command
+goes on. The one exception is an outage of the database: then evaluations are answered from memory and stored once it is back.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import shutil
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import optuna
-from optuna.trial import TrialState as OptunaState
-
-from hpsearch.errors import BadInput, StudyGone
+from hpsearch.errors import BadInput, StorageUnreachable, StudyGone
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
 from hpsearch.model.counting import count
-from hpsearch.search.samplers import suggest
-from hpsearch.search.study import LEASE_S, Study, outside
+from hpsearch.search.judging import Judge
+from hpsearch.search.ledger import Ledger
+from hpsearch.search.limits import Limits, Spent
+from hpsearch.search.scheduling import decision_rungs, make_scheduler
+from hpsearch.search.study import LEASE_S, Study, constraint_values
 from hpsearch.search.watcher import Watcher
 from hpsearch.space.canonical import to_yaml
-from hpsearch.storage.records import (
-    AttemptRecord,
-    CheckpointRecord,
-    DecisionRecord,
-    Owner,
-    PointRecord,
-    TrialRecord,
-    TrialState,
-)
+from hpsearch.space.parameters import Fixed
+from hpsearch.storage.records import AttemptRecord, DecisionRecord, Owner, RequestRecord, TrialRecord, TrialState
 from hpsearch.storage.transactions import storage_errors
 from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
 
 POLL_S = 0.2
 RENEW_S = LEASE_S / 5
+REQUESTS_S = 1.0
+"""How often the requests of people at other terminals are read."""
 MAX_DEATHS = 3
 """Slots that one trial may take with it before it counts as poisoned."""
+MAX_LOSSES = 20
+"""Machines that may go from under one trial."""
+STEP_LIMIT_S = 600.0
+"""A trial that takes no step for so long is hung."""
+PARTS = 4
+"""Into so many times as many micro-batches a batch is cut after memory was short: once, so it should do."""
+GRACE_S = 20.0
+"""How long a coordinator that is asked to stop waits for a database that does not answer, once all trials are paused."""
 
 
 @dataclass
@@ -48,35 +47,69 @@ class _Active:
     """A trial in a slot."""
 
     record: TrialRecord
-    slot: str
+    attempt: AttemptRecord
+    progress: Progress | None = None
+
+    @property
+    def slot(self) -> str:
+        return self.attempt.slot
+
+    def left(self, outcome: str, reason: str) -> AttemptRecord:
+        """Its attempt, ended."""
+        return replace(self.attempt, outcome=outcome, reason=reason)
 
 
 class Coordinator:
-    """Works on one study until its total of trials is reached, it is asked to stop, or its time is over.
+    """Works on one study until its total of trials is reached, it is asked to stop, or one of its limits is.
 
-    timeout_s: after this long no trial starts and the running ones are paused; None for no limit.
+    step_limit_s: after so long without a step a trial's slot counts as hung.
     """
 
     def __init__(
-        self, study: Study, executor: Executor, watcher: Watcher, owner: Owner, *, timeout_s: float | None = None
+        self,
+        study: Study,
+        executor: Executor,
+        watcher: Watcher,
+        owner: Owner,
+        limits: Limits | None = None,
+        *,
+        step_limit_s: float = STEP_LIMIT_S,
     ) -> None:
         self._study, self._executor, self._watcher, self._owner = study, executor, watcher, owner
-        self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._limits, self._step_limit_s = limits or Limits(), step_limit_s
+        self._ledger = Ledger(study, owner)
+        self._judge = Judge(study, self._ledger, make_scheduler(study.record.scheduler, study.record.budget.evaluations))
+        # Where the schedule is searched, some trials have no trunk to branch from, and ranks would mix the two.
+        branches = self._judge.scheduler is not None and isinstance(study.space.parameters.get("lr_schedule"), Fixed)
+        self._branch_rungs = decision_rungs(study.record.budget.evaluations) if branches else ()
+        self._spent = Spent()
         self._active: dict[int, _Active] = {}
+        self._inbox: deque[SlotMessage] = deque()
+        """What slots said and was not yet acted on: more than nothing only through an outage."""
         self._waiting: deque[TrialRecord] = deque()
         """Trials of an earlier coordinator, or of a slot that died, that go on before new ones start."""
+        self._aside: dict[int, TrialRecord] = {}
+        """Trials that the scheduler has paused."""
         self._best: TrialRecord | None = None
-        self._asked = 0
         self._paused = 0
         """Trials that were left for a later coordinator."""
         self._stopping = ""
-        """Why no trial starts any more; empty while they do."""
-        self._optuna_ids: dict[int, int] = {}
-        self._renewed = time.monotonic()
+        """Why no trial starts any more and those that run pause; empty while they do not."""
+        self._asked_to_pause = False
+        self._enough = ""
+        """Why no new trial is worth it; those that run end."""
+        self._renewed = self._looked = time.monotonic()
         self._bad_input = ""
         """What is wrong with all trials at once, as a slot found it."""
+        self._away_said = False
+        self._all_paused_since: float | None = None
         self.stopped_for_now = ""
         """A reason that passes (disk full), for the exit code."""
+
+    @property
+    def stopping(self) -> str:
+        """Why the study was stopped before its end; empty when it was not."""
+        return self._stopping
 
     def stop(self, reason: str) -> None:
         """Pause all running trials at their next step and return from `run`. Safe to call from a signal handler."""
@@ -87,6 +120,8 @@ class Coordinator:
 
         Raises StudyGone when the study was deleted meanwhile, StudyOwned when another coordinator took it over.
         """
+        self._study.store.sit_out(self)
+        self._study.storage.sit_out(self)
         try:
             with storage_errors(self._study.storage.engine.url):
                 return self._work()
@@ -95,85 +130,85 @@ class Coordinator:
             if self._study.exists():
                 raise
             raise StudyGone(f"study '{self._study.record.name}' was deleted while it ran; nothing more was written") from None
+        finally:
+            self._study.store.sit_out(None)
+            self._study.storage.sit_out(None)
 
     def _work(self) -> str:
         self._watcher.opened(self._study.record, self._study.store.trials(self._study.record.id))
         self._recover()
-        asked_to_pause = False
         while True:
-            if time.monotonic() > self._deadline:
-                self.stop("the time limit was reached")
-            if self._stopping and not asked_to_pause:
-                for active in self._active.values():
-                    self._executor.answer(active.slot, Answer.PAUSE)
-                asked_to_pause = True
-                self._watcher.note(f"{self._stopping}: pausing the running trials (interrupt once more to end at once)")
+            self._look_at_limits()
+            self._pause_all()
             if not self._stopping:
                 self._fill()
-            if not self._active and (self._stopping or self._nothing_left()):
+            if not self._inbox and not self._active and (self._stopping or self._nothing_left()):
                 break
-            for message in self._executor.messages(POLL_S):
-                self._handle(message)
+            self._inbox.extend(self._executor.messages(0.0 if self._inbox else POLL_S))
+            while self._inbox:
+                self._handle(self._inbox.popleft())
+            self._look_at_requests()
             self._keep_lease()
         if self._bad_input:
             raise BadInput(f"study '{self._study.record.name}' is paused: {self._bad_input}")
-        if self._stopping and (self._paused or not self._nothing_left()):
+        if self._stopping and (self._paused or self._aside or not self._nothing_left()):
             return ""
-        grid = self._asked < self._study.record.trials_target
-        reason = f"all {self._asked} configurations of the grid were tried" if grid else f"{self._asked} trials are done"
-        self._study.store.finish(self._study.record.id, reason, token=self._owner.token)
+        for release in self._judge.drain():
+            record = self._aside.pop(release.number)
+            self._decide(record, release.rung, "prune", release.reason, release.decided_by)
+            self._end(replace(record, state=TrialState.PRUNED, reason=release.reason))
+        asked = self._ledger.asked
+        grid = asked < self._study.record.trials_target
+        reason = self._enough or (f"all {asked} configurations of the grid were tried" if grid else f"{asked} trials are done")
+        self._ledger.finish(reason)
         return reason
 
     # What there is to do
 
     def _nothing_left(self) -> bool:
-        return not self._waiting and self._asked >= self._study.total
+        return not self._waiting and (bool(self._enough) or self._ledger.asked >= self._study.total)
 
     def _fill(self) -> None:
         for slot in self._executor.idle():
-            if self._waiting:
-                self._start(self._waiting.popleft(), slot)
-            elif self._nothing_left():
+            record = self._next()
+            if record is None:
                 return
-            else:
-                record = self._propose(self._study.optuna.ask())
-                if not record.state.ended:
-                    self._start(record, slot)
+            self._start(record, slot)
 
-    def _propose(self, trial: optuna.Trial) -> TrialRecord:
-        """The configuration of a trial that Optuna numbered, stored as running."""
-        study = self._study
-        proposal = suggest(trial, study.space)
-        self._optuna_ids[trial.number] = trial._trial_id
-        self._asked += 1
-        fixed = "fixed_params" in study.storage.get_trial(trial._trial_id).system_attrs
-        proposed_by = ("prior" if trial.number == 0 else "enqueued") if fixed else study.record.sampler
-        record = TrialRecord(trial.number, TrialState.RUNNING, proposal, {}, proposed_by)
-        try:
-            config = study.config(proposal, trial.number)
-            broken = outside(study.space, config)
-        except BadInput as error:
-            broken = str(error)
-        if broken:  # Only an enqueued configuration can be one that no model has, or that the budget does not pay for.
-            record = replace(record, state=TrialState.FAILED, reason=broken)
-            study.store.add_trial(study.record.id, record, token=self._owner.token)
-            self._tell(record)
+    def _next(self) -> TrialRecord | None:
+        """The trial that gets the next free slot; None when there is none."""
+        if self._waiting:
+            return self._waiting.popleft()
+        while (release := self._judge.promote()) is not None:
+            record = self._aside.pop(release.number, None)
+            running = self._active.get(release.number)
+            if record is not None or running is not None:
+                self._decide(
+                    record or running.record,  # type: ignore[union-attr]
+                    release.rung,
+                    "promote",
+                    release.reason,
+                    release.decided_by,
+                )
+                self._watcher.note(f"trial {release.number} {release.reason}")
+            if record is not None:
+                return record  # The other kind is still in its slot, on its way to a pause, and is queued when it is there.
+        while not self._nothing_left():
+            record = self._ledger.ask()
+            if not record.state.ended:
+                return record
+            self._count(record)
             self._watcher.ended(record, self._best)
-            return record
-        record = replace(record, config=config.concrete(), num_parameters=count(config).num_parameters)
-        study.store.add_trial(study.record.id, record, token=self._owner.token)
-        study.storage.set_trial_user_attr(trial._trial_id, "num_parameters", record.num_parameters)
-        return record
+        return None
 
     def _start(self, record: TrialRecord, slot: SlotInfo) -> None:
         study = self._study
-        checkpoints = study.store.checkpoints(study.record.id, record.number)
-        from_iteration = max((checkpoint.iteration for checkpoint in checkpoints), default=0)
+        from_iteration = max((saved.iteration for saved in self._ledger.checkpoints(record.number)), default=0)
         record = replace(record, state=TrialState.RUNNING, attempts=record.attempts + 1, reason="")
         attempt = AttemptRecord(
             record.number, record.attempts, slot.name, slot.host, slot.pid, started_at=0.0, from_iteration=from_iteration
         )
-        study.store.save(study.record.id, [record, attempt], token=self._owner.token)
+        self._ledger.start(record, attempt)
         folder = study.trial_folder(record.number)
         folder.mkdir(parents=True, exist_ok=True)
         config = {name: value for name, value in record.config.items() if value is not None}
@@ -191,10 +226,63 @@ class Coordinator:
             device=study.devices[index % len(study.devices)],
             threads=study.record.threads,
             objectives=study.record.objectives,
+            micro_batches=record.micro_batches,
+            branch_rungs=self._branch_rungs,
+            step_limit_s=self._step_limit_s,
         )
-        self._active[record.number] = _Active(record, slot.name)
+        self._active[record.number] = _Active(record, attempt)
         self._executor.submit(slot, task)
         self._watcher.started(record, slot.name, from_iteration)
+
+    def _pause_all(self) -> None:
+        if not self._stopping or self._asked_to_pause:
+            return
+        for active in self._active.values():
+            self._executor.answer(active.slot, Answer.PAUSE)
+        self._asked_to_pause = True
+        self._watcher.note(f"{self._stopping}: pausing the running trials (interrupt once more to end at once)")
+
+    def _look_at_limits(self) -> None:
+        running = [*(active.record for active in self._active.values()), *self._waiting, *self._aside.values()]
+        if reason := self._limits.reached(self._spent, running):
+            self.stop(reason)
+        if not self._enough and (reason := self._limits.patience_over(self._spent)):
+            self._enough = reason
+            self._watcher.note(f"{reason}: no new trial starts")
+
+    def _look_at_requests(self) -> None:
+        """What people ask at other terminals."""
+        if time.monotonic() - self._looked < REQUESTS_S:
+            return
+        requests = self._study.store.requests(self._study.record.id)
+        for request in requests:
+            self._obey(request)
+        if requests:
+            self._study.store.forget_requests(self._study.record.id, requests, token=self._owner.token)
+        self._looked = time.monotonic()
+
+    def _obey(self, request: RequestRecord) -> None:
+        match request.kind:
+            case "stop":
+                self.stop("stopped from another terminal")
+            case "enqueue":
+                self._study.optuna.enqueue_trial(request.payload["params"], skip_if_exists=True)
+                self._watcher.note("a configuration was enqueued from another terminal")
+            case "prune":
+                self._prune_by_hand(int(request.payload["number"]))
+
+    def _prune_by_hand(self, number: int) -> None:
+        reason = "pruned by hand"
+        if active := self._active.get(number):
+            active.record = replace(active.record, reason=reason)
+            self._decide(active.record, active.record.rung, "prune", reason, "a person")
+            self._executor.answer(active.slot, Answer.STOP)
+            return
+        set_aside = self._aside.pop(number, None)
+        for record in [set_aside] if set_aside else [each for each in self._waiting if each.number == number]:
+            self._waiting = deque(each for each in self._waiting if each.number != number)
+            self._decide(record, record.rung, "prune", reason, "a person")
+            self._end(replace(record, state=TrialState.PRUNED, reason=reason))
 
     # What the slots say
 
@@ -205,47 +293,23 @@ class Coordinator:
                 self._on_ended(active, result)
             case Failed():
                 self._on_failed(active, message.body)
-            case Died(exit_code):
-                self._on_died(active, exit_code)
+            case Died():
+                self._on_died(active, message.body)
             case event:
                 self._on_event(active, event)
 
     def _on_event(self, active: _Active, event: Event) -> None:
-        study = self._study
         match event:
             case Progress():
                 self._watcher.progress(active.record, event)
             case EvalPoint():
                 self._on_point(active, event)
             case CheckpointSaved():
-                saved = CheckpointRecord(
-                    active.record.number, event.iteration, self._relative(event.path), event.sha256, event.size
-                )
-                study.store.add_checkpoint(study.record.id, saved, token=self._owner.token)
+                self._ledger.checkpoint(active.record, event)
             case Warned(text):
                 self._watcher.note(f"trial {active.record.number}: {text}")
 
     def _on_point(self, active: _Active, point: EvalPoint) -> None:
-        study, number = self._study, active.record.number
-        study.store.add_points(
-            study.record.id,
-            [
-                PointRecord(
-                    number,
-                    point.rung,
-                    point.iteration,
-                    point.tokens,
-                    point.flops,
-                    point.seconds,
-                    point.train_loss,
-                    point.metrics,
-                    point.learning_rate,
-                    point.grad_norm,
-                    point.tokens_per_s,
-                )
-            ],
-            token=self._owner.token,
-        )
         active.record = replace(
             active.record,
             rung=point.rung,
@@ -255,34 +319,32 @@ class Coordinator:
             seconds=point.seconds,
             metrics=point.metrics,
         )
-        study.store.update_trial(study.record.id, active.record, token=self._owner.token)
-        reason = self._prune_reason(number, point)
-        if reason:
-            decision = DecisionRecord(number, point.rung, "prune", reason, study.record.pruner)
-            study.store.add_decision(study.record.id, decision, token=self._owner.token)
-            active.record = replace(active.record, reason=reason)
+        self._ledger.evaluated(active.record, point)
+        verdict = self._judge.verdict(active.record, point)
+        if verdict.reason:
+            self._decide(active.record, point.rung, verdict.action, verdict.reason, verdict.decided_by)
+        if verdict.action != "continue":
+            active.record = replace(active.record, reason=verdict.reason)
         self._watcher.evaluated(active.record, point)
-        self._executor.answer(active.slot, Answer.STOP if reason else Answer.PAUSE if self._stopping else Answer.CONTINUE)
+        self._look_at_limits()
+        answer = {"continue": Answer.CONTINUE, "pause": Answer.PAUSE, "prune": Answer.STOP}[verdict.action]
+        if answer is Answer.CONTINUE and self._stopping:
+            answer = Answer.PAUSE
+        if not self._has_left(active):
+            self._executor.answer(active.slot, answer)
 
-    def _prune_reason(self, number: int, point: EvalPoint) -> str:
-        """Report the evaluation to Optuna, and why the pruner ends the trial here; empty when it goes on."""
-        study = self._study
-        value = point.metrics.get(study.objective)
-        if value is None or not math.isfinite(value) or not study.prunable:
-            return ""
-        study.storage.set_trial_intermediate_value(self._optuna_ids[number], point.rung, value)
-        if point.iteration == self._active[number].record.config["max_iters"]:
-            return ""  # It has cost all that it can.
-        if not study.optuna.pruner.prune(study.optuna, study.storage.get_trial(self._optuna_ids[number])):
-            return ""
-        return f"{study.record.pruner} pruner at rung {point.rung} of {study.record.budget.evaluations}: {value:.4f}"
+    def _has_left(self, active: _Active) -> bool:
+        """Whether the trial ended during an outage, so that its slot may already have another one."""
+        return any(
+            message.number == active.record.number and isinstance(message.body, Ended | Failed | Died)
+            for message in self._inbox
+        )
 
     def _on_ended(self, active: _Active, result: TrainResult) -> None:
         record = active.record
         match result.outcome:
             case Outcome.PAUSED:
-                self._leave(active, "paused", self._stopping)
-                self._pause(replace(record, state=TrialState.PAUSED, reason=self._stopping))
+                self._on_paused(active, result)
                 return
             case Outcome.STOPPED:
                 state, reason = TrialState.PRUNED, record.reason
@@ -304,8 +366,21 @@ class Coordinator:
             metrics=metrics,
             values=values if finite else None,
             sample=result.sample,
+            constraints=constraint_values(self._study.space, record.config, metrics),
         )
-        self._end(active, record, str(result.outcome))
+        self._end(record, active.left(str(result.outcome), reason))
+
+    def _on_paused(self, active: _Active, result: TrainResult) -> None:
+        record = replace(active.record, state=TrialState.PAUSED, iteration=result.iteration)
+        if record.number in self._judge.paused:
+            self._leave(record, active.left("paused", record.reason))
+            self._aside[record.number] = record
+            self._watcher.ended(record, self._best)
+        elif self._stopping:
+            self._pause(active, self._stopping)
+        else:  # Promoted while it was on its way to the pause.
+            self._leave(record, active.left("paused", "promoted"))
+            self._waiting.append(record)
 
     def _on_failed(self, active: _Active, failed: Failed) -> None:
         if failed.kind == "disk-full":
@@ -315,128 +390,133 @@ class Coordinator:
             self._bad_input = self._bad_input or failed.message
         if failed.kind in ("disk-full", "bad-input"):
             self.stop(failed.message)
-            self._leave(active, "paused", failed.message)
-            self._pause(replace(active.record, state=TrialState.PAUSED, reason=failed.message))
+            self._pause(active, failed.message)
+            return
+        if failed.kind == "out-of-memory":
+            self._on_out_of_memory(active, failed)
             return
         if failed.traceback:
             log = self._study.trial_folder(active.record.number) / "error.txt"
             log.write_text(failed.traceback, encoding="utf-8")
-        self._end(active, replace(active.record, state=TrialState.FAILED, reason=failed.message), "failed")
+        self._end(replace(active.record, state=TrialState.FAILED, reason=failed.message), active.left("failed", failed.message))
 
-    def _on_died(self, active: _Active, exit_code: int | None) -> None:
-        number, store, study_id = active.record.number, self._study.store, self._study.record.id
-        how = f"its process ended with {exit_code}" if exit_code is None or exit_code >= 0 else f"killed by signal {-exit_code}"
-        deaths = 1 + sum(attempt.outcome == "died" for attempt in store.attempts(study_id, number))
-        if deaths >= MAX_DEATHS:
-            reason = f"poisoned: its slot died {deaths} times, the last time {how}"
-            self._end(active, replace(active.record, state=TrialState.FAILED, reason=reason), "died")
+    def _on_out_of_memory(self, active: _Active, failed: Failed) -> None:
+        """Once more in smaller parts; then it is known how much too large the configuration is."""
+        record, batch_size = active.record, int(active.record.config["batch_size"])
+        parts = min(batch_size, PARTS * max(1, failed.micro_batches))
+        if record.micro_batches is None and parts > failed.micro_batches:
+            reason = f"out of memory: goes on with each batch in {parts} parts"
+            waiting = replace(record, state=TrialState.PAUSED, reason=reason, micro_batches=parts)
+            self._leave(waiting, active.left("out-of-memory", failed.message))
+            self._watcher.note(f"trial {record.number}: {reason}")
+            self._waiting.appendleft(waiting)
             return
-        self._leave(active, "died", how)
+        needed = count_memory(record)
+        short = max(1, failed.shortfall_bytes) / needed
+        reason = f"out of memory, also with each batch in {failed.micro_batches} parts: {failed.message}"
+        # Pruned with a broken constraint, not failed: a sampler then learns how much too large it is.
+        infeasible = replace(record, state=TrialState.PRUNED, reason=reason, constraints={"memory_bytes": short})
+        self._end(infeasible, active.left("out-of-memory", failed.message))
+
+    def _on_died(self, active: _Active, died: Died) -> None:
+        number, code = active.record.number, died.exit_code
+        how = died.reason or (
+            f"killed by signal {-code}" if code is not None and code < 0 else f"its process ended with {code}"
+        )
+        # A machine that goes takes whatever trial is there with it, which says little about that trial.
+        outcome, most = ("node-lost", MAX_LOSSES) if code is None else ("died", MAX_DEATHS)
+        times = 1 + self._ledger.attempts_that(outcome, number)
+        if times >= most:
+            reason = f"poisoned: its slot {outcome if outcome == 'died' else 'was lost'} {times} times, the last time {how}"
+            self._end(replace(active.record, state=TrialState.FAILED, reason=reason), active.left(outcome, how))
+            return
         waiting = replace(active.record, state=TrialState.PAUSED, reason=f"slot lost: {how}")
-        store.update_trial(study_id, waiting, token=self._owner.token)
+        self._leave(waiting, active.left(outcome, how))
         self._watcher.note(f"trial {number}: slot lost ({how}); it goes on from its last checkpoint")
         self._waiting.appendleft(waiting)
 
     # Ends
 
-    def _pause(self, record: TrialRecord) -> None:
-        """The trial is left for a later coordinator."""
-        self._paused += 1
-        self._study.store.update_trial(self._study.record.id, record, token=self._owner.token)
-        self._watcher.ended(record, self._best)
+    def _decide(self, record: TrialRecord, rung: int, action: str, reason: str, decided_by: str) -> None:
+        self._ledger.save(DecisionRecord(record.number, rung, action, reason, decided_by))
 
-    def _leave(self, active: _Active, outcome: str, reason: str) -> None:
+    def _leave(self, record: TrialRecord, attempt: AttemptRecord) -> None:
         """The trial is no longer in its slot."""
-        record = active.record
-        self._study.store.end_attempt(
-            self._study.record.id, record.number, record.attempts, outcome, reason, token=self._owner.token
-        )
-        del self._active[record.number]
+        self._ledger.save(record, attempt)
+        self._active.pop(record.number, None)
 
-    def _end(self, active: _Active, record: TrialRecord, outcome: str) -> None:
-        """The trial is over: stored first, told second, tidied last."""
-        self._leave(active, outcome, record.reason)
-        self._study.store.update_trial(self._study.record.id, record, token=self._owner.token)
-        self._tell(record)
-        self._compare(record)
+    def _pause(self, active: _Active, reason: str) -> None:
+        """The trial is left for a later coordinator."""
+        record = replace(active.record, state=TrialState.PAUSED, reason=reason)
+        self._leave(record, active.left("paused", reason))
+        self._paused += 1
         self._watcher.ended(record, self._best)
 
-    def _compare(self, record: TrialRecord) -> None:
-        """Remember the best complete trial; of equal ones the first."""
-        if record.state is TrialState.COMPLETE and record.value is not None:
-            best = self._best.value if self._best is not None else None
-            if best is None or record.value < best:
-                self._best = record
+    def _end(self, record: TrialRecord, attempt: AttemptRecord | None = None) -> None:
+        """The trial is over."""
+        self._active.pop(record.number, None)
+        self._ledger.end(record, attempt)
+        self._judge.ended(record.number)
+        self._count(record)
+        self._watcher.ended(record, self._best)
 
-    def _tell(self, record: TrialRecord) -> None:
-        study = self._study
-        trial_id = self._optuna_ids[record.number]
-        if record.reason:
-            study.storage.set_trial_user_attr(trial_id, "reason", record.reason)
-        match record.state:
-            case TrialState.COMPLETE:
-                study.optuna.tell(record.number, list(record.values or ()), skip_if_finished=True)
-            case TrialState.PRUNED:
-                study.optuna.tell(record.number, state=OptunaState.PRUNED, skip_if_finished=True)
-            case _:
-                study.optuna.tell(record.number, state=OptunaState.FAIL, skip_if_finished=True)
-        study.store.update_trial(study.record.id, replace(record, told=True), token=self._owner.token)
-        if record.state is not TrialState.COMPLETE:
-            # It will never go on, and its weights are of no use.
-            shutil.rmtree(study.trial_folder(record.number) / "checkpoints", ignore_errors=True)
-            self._remove_checkpoints(record.number)
-            study.store.forget_checkpoints(study.record.id, record.number, token=self._owner.token)
-
-    def _remove_checkpoints(self, number: int) -> None:
-        """Those that a `save_dir` put elsewhere: file by file, as the folder may hold other things."""
-        for saved in self._study.store.checkpoints(self._study.record.id, number):
-            path = self._study.folder / saved.path
-            for useless in (path, path.with_name(f"{path.name}.sha256"), path.with_name("best.safetensors")):
-                with contextlib.suppress(OSError):
-                    useless.unlink()
+    def _count(self, record: TrialRecord) -> None:
+        """Remember the best complete trial, of equal ones the first, and what the study has cost."""
+        best = math.inf if self._best is None or self._best.value is None else self._best.value
+        candidate = record.state is TrialState.COMPLETE and record.feasible and record.value is not None
+        better = candidate and record.value < best  # type: ignore[operator]
+        if better:
+            self._best = record
+        self._spent.add(record, better=better)
 
     # After a crash
 
     def _recover(self) -> None:
-        """Bring our rows and Optuna's to the same state, and queue what an earlier coordinator left unfinished."""
-        study = self._study
-        study.store.close_attempts(study.record.id, "lost", "the coordinator ended", token=self._owner.token)
-        records = {record.number: record for record in study.store.trials(study.record.id)}
-        for frozen in study.optuna.get_trials(deepcopy=False):
-            self._optuna_ids[frozen.number] = frozen._trial_id
-            if frozen.state is OptunaState.WAITING:
-                continue
-            record = records.get(frozen.number)
-            if record is None and frozen.state is OptunaState.RUNNING:
-                # Numbered by Optuna, and the crash came before it was stored here: it keeps its number.
-                record = self._propose(optuna.Trial(study.optuna, frozen._trial_id))
-                if not record.state.ended:
-                    self._waiting.append(record)
-                continue
-            self._asked += 1
-            if record is None:
-                continue
-            if record.state.ended:
-                self._compare(record)
-                if not record.told:
-                    self._tell(record)
-            elif frozen.state.is_finished():
-                # Another program ended it in Optuna, where it cannot be opened again.
-                told = replace(record, state=TrialState.FAILED, reason="ended by another program", told=True)
-                study.store.update_trial(study.record.id, told, token=self._owner.token)
+        """Queue what an earlier coordinator left unfinished."""
+        found = self._ledger.recover()
+        self._judge.restore(found.points, found.decisions, found.ended)
+        for record in found.ended:
+            self._count(record)
+        for record in found.unfinished:
+            if record.number in self._judge.paused:
+                self._aside[record.number] = record
             else:
                 self._waiting.append(record)
+        requests = self._study.store.requests(self._study.record.id)
+        stale = [request for request in requests if request.kind == "stop"]  # Meant for the coordinator before this one.
+        self._study.store.forget_requests(self._study.record.id, stale, token=self._owner.token)
+        self._spent.wall_s = self._study.store.worked_s(self._study.record.id)
 
-    # Small things
+    # While the database is away
 
-    def _relative(self, path: str) -> str:
-        try:
-            return str(Path(path).relative_to(self._study.folder))
-        except ValueError:
-            return os.path.abspath(path)  # noqa: PTH100 - a save_dir outside the study's folder
+    def waiting(self, seconds: float, reason: str) -> None:
+        """Serve the slots from memory: evaluations are answered at once, and judged when they can be stored."""
+        if not self._away_said and seconds > 1.0:
+            self._watcher.note(f"{reason}; training goes on, and what it finds is stored when the database is back")
+            self._away_said = True
+        self._pause_all()
+        self._inbox.extend(self._executor.messages(0.0))
+        for active in self._active.values():
+            self._executor.answer(active.slot, Answer.CONTINUE)  # Nothing to a slot that does not wait for one.
+        if self._stopping and all(self._has_left(active) for active in self._active.values()):
+            self._all_paused_since = self._all_paused_since or time.monotonic()
+            if time.monotonic() - self._all_paused_since > GRACE_S:
+                raise StorageUnreachable(f"{reason}; the trials are checkpointed: the same command goes on with them")
+
+    def over(self, seconds: float) -> None:
+        if self._away_said:
+            self._watcher.note(f"the database is back after {seconds:.0f} s")
+        self._away_said = False
 
     def _keep_lease(self) -> None:
         now = time.monotonic()
         if now - self._renewed > RENEW_S:
             self._study.store.renew(self._study.record.id, self._owner, LEASE_S)
             self._renewed = now
+
+
+def count_memory(record: TrialRecord) -> int:
+    """Bytes that the configuration needs, by formula."""
+    from hpsearch.config import TrialConfig
+
+    return count(TrialConfig.build({k: v for k, v in record.config.items() if v is not None})).memory_bytes

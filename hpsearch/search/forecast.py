@@ -1,118 +1,263 @@
-"""What a study will cost, before it starts: the speed of this machine, measured, and the budget."""
+"""What a study will cost: short real runs of a few shapes of its space, and a cost model through them.
+
+Speed depends on size: the baseline alone would price a space of other sizes wrong. A step costs a constant, something for each
+layer (calls), something for each value that passes through (memory) and something for each FLOP; the four rates are fitted to
+what was measured, none below zero. The forecast is of trials drawn at random from the space and not pruned.
+"""
 
 from __future__ import annotations
 
-import tempfile
-import time
+import contextlib
+import functools
+import heapq
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from random import Random
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
 
 from hpsearch.config import TrialConfig
-from hpsearch.errors import StoppedForNow
-from hpsearch.execution.protocol import Died, Ended, Executor, Failed, TrialTask
-from hpsearch.model.counting import count
-from hpsearch.search.study import Study
-from hpsearch.training.events import Answer, Progress
+from hpsearch.data.corpus import Corpus
+from hpsearch.errors import BadInput
+from hpsearch.execution.protocol import Executor
+from hpsearch.model.counting import count, stack_depths
+from hpsearch.search.measuring import GLANCE_S, Bench, Measured, measure
+from hpsearch.space.parameters import Searched, Setting, Settings
+from hpsearch.space.space import SearchSpace
+from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 
-MEASURE_S = 3.0
-GLANCE_S = 1.0
-"""Where the budget does not depend on the speed, and only the forecast does."""
-WARM_STEPS = 3
-MEASURE_STEPS = 8
-"""At least so many steps after the warm ones, however slow the device is."""
+DRAWS = 48
+"""Configurations that stand for the space."""
+TRIES = 20 * DRAWS
 
-START_S = 0.4
-"""Seconds from the end of a trial to the first step of the next one in the same slot: model, optimizer, sample, checkpoint."""
+ANSWER_S = 0.02
+"""Between an evaluation and the next step: its record, the pruner's and scheduler's decision, the answer."""
+ASK_S = 0.1
+"""Between two trials in a slot: the outcome told, the next configuration asked for and stored."""
+
+Make = Callable[[Mapping[str, Any]], TrialConfig]
+"""A proposal's config under the study's budget; raises BadInput where it cannot be a trial."""
+
+
+@dataclass(frozen=True)
+class TrialCost:
+    """Of one trial, or of the mean trial."""
+
+    seconds: float
+    """In its slot, from one trial's end to its own."""
+    tokens: float
+    flops: float
+    """Training only, as in every budget; evaluations are in the seconds."""
+    disk_bytes: float
+    """Checkpoints that stay when it is complete."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of the baseline configuration; pruning makes the real study cheaper, other sizes make it dearer or cheaper."""
+    """Of `trials` trials at `slots` at a time, if none is pruned."""
 
     trials: int
     slots: int
     rungs: int
-    tokens_per_trial: int
-    flops_per_trial: float
-    trial_seconds: float
-    """Training and evaluations of one whole trial."""
-    disk_bytes: int
+    seconds: float
+    """From the start of the first trial to the end of the last."""
+    trial: TrialCost
+    """The mean one."""
+    memory_bytes: int
+    """All slots together with the largest model measured."""
+    shapes: tuple[Measured, ...]
 
     @property
-    def seconds(self) -> float:
-        """If no trial is pruned."""
-        return self.trials * self.trial_seconds / self.slots
+    def disk_bytes(self) -> float:
+        return self.trials * self.trial.disk_bytes
+
+    def by_rung(self) -> list[TrialCost]:
+        """The mean trial up to each rung, the last one whole; every rung is the same part of the budget."""
+        parts = [rung / self.rungs for rung in range(1, self.rungs + 1)]
+        whole = self.trial
+        return [TrialCost(p * whole.seconds, p * whole.tokens, p * whole.flops, whole.disk_bytes) for p in parts]
 
 
-def forecast(study: Study, trials: int, slots: int, flops_per_s: float) -> Forecast:
-    """The cost of `trials` more trials like the baseline."""
-    baseline = study.config(study.space.prior(), 0)
-    counts = count(baseline)
-    tokens = baseline.max_iters * baseline.batch_size * baseline.context_length
-    rungs = study.record.budget.evaluations
-    evaluations = rungs * study.held_out_tokens(baseline) * counts.forward_flops_per_token
-    seconds = (tokens * counts.flops_per_token + evaluations) / flops_per_s + START_S
-    # A checkpoint holds weights and two moments; the best weights are kept beside them.
-    kept = counts.num_parameters * 4 * (3 * baseline.max_save_num + 1)
-    return Forecast(trials, slots, rungs, tokens, tokens * counts.flops_per_token, seconds, trials * kept)
+def draw_configs(space: SearchSpace, make: Make) -> list[TrialConfig]:
+    """The baseline, then random configurations that may be trials; always the same ones.
 
-
-def measure_speed(study: Study, executor: Executor, baseline: TrialConfig) -> float:
-    """Training FLOP/s of one slot on the baseline configuration, with all slots at work as they will be.
-
-    baseline: its number of steps does not matter.
-    Raises BadInput when the baseline cannot be trained at all.
+    Vocabularies stay the baseline's: the others' tokenizers are not trained for a forecast.
     """
-    enough_s = MEASURE_S if study.record.budget.kind == "device_seconds" else GLANCE_S
-    never = 10**9
-    endless = {"max_iters": never, "eval_interval": never, "save_interval": never, "lr_decay_iters": never, "log_interval": 1}
-    # The rate changes no speed, and a baseline that diverges would end before it is measured.
-    harmless = {"learning_rate": 1e-12, "save_dir": None, "log_file": None}
-    config = {name: value for name, value in (baseline.concrete() | endless | harmless).items() if value is not None}
-    step_flops = count(baseline).flops_per_token * baseline.batch_size * baseline.context_length
-    rates: dict[str, float] = {}
-    begun: dict[str, tuple[int, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="hpsearch-measure-", ignore_cleanup_errors=True) as folder:
-        slots = list(executor.idle())
-        for index, slot in enumerate(slots):
-            task = TrialTask(
-                number=-1 - index,
-                attempt=1,
-                config=config,
-                data=study.record.data,
-                data_fingerprint=study.record.data_fingerprint,
-                folder=Path(folder) / slot.name,
-                cache_dir=study.cache_dir,
-                device=study.devices[index % len(study.devices)],
-                threads=study.record.threads,
-                objectives=study.record.objectives,
-            )
-            task.folder.mkdir()
-            executor.submit(slot, task)
-        running = {slot.name for slot in slots}
-        while running:
-            for message in executor.messages(1.0):
-                match message.body:
-                    case Progress(iteration=iteration) if iteration >= WARM_STEPS:
-                        now = time.monotonic()
-                        since_iteration, since = begun.setdefault(message.slot, (iteration, now))
-                        if now - since > enough_s and iteration - since_iteration >= MEASURE_STEPS:
-                            rates.setdefault(message.slot, (iteration - since_iteration) / (now - since))
-                        if len(rates) == len(slots):  # Only then: until the last one is measured, all are busy.
-                            for name in running:
-                                executor.answer(name, Answer.STOP)
-                    case Failed(kind="disk-full", message=text):
-                        raise StoppedForNow(text)
-                    case Failed(message=text):
-                        raise study.space.document.place.error(f"the baseline (the priors) cannot be trained: {text}")
-                    case Died(exit_code=code):
-                        raise study.space.document.place.error(
-                            f"the baseline (the priors) kills its process (exit code {code})"
-                        )
-                    case Ended(result) if message.slot not in rates:
-                        raise study.space.document.place.error(
-                            f"the baseline (the priors) cannot be trained: {result.reason or 'it ended at once'}"
-                        )
-                    case Ended():
-                        running.discard(message.slot)
-    return step_flops * sum(rates.values()) / len(rates)
+    random, prior = Random(0), space.prior()
+
+    def choose(parameter: Searched, _: Settings) -> Setting:
+        return prior[parameter.name] if parameter.name == "vocab_size" else parameter.draw(random)
+
+    configs = [make(prior)]
+    for _ in range(TRIES if space.searched else 0):
+        with contextlib.suppress(BadInput):
+            configs.append(make(space.propose(choose)))
+        if len(configs) > DRAWS:
+            break
+    return configs
+
+
+def held_out_tokens(corpus: Corpus) -> Callable[[TrialConfig], int]:
+    """Tokens that one evaluation of a config reads, about: the held-out bytes over the bytes of a token."""
+
+    @functools.cache
+    def tokens(eval_iters: int) -> int:
+        held_out = sum(len(text.encode()) for text in corpus.held_out(eval_iters))
+        return max(1, round(held_out * corpus.train_tokens / corpus.train_bytes))
+
+    return lambda config: tokens(config.eval_iters)
+
+
+def choose_shapes(configs: Sequence[TrialConfig], most: int) -> list[TrialConfig]:
+    """The baseline (the first one), the cheapest and the dearest step of `configs`, and evenly between them, `most` in all."""
+    ordered = sorted(configs, key=_step_flops)
+    chosen = [configs[0]]
+    for index in range(most - 1):
+        between = ordered[round((len(ordered) - 1) * index / max(1, most - 2))]
+        if between not in chosen:
+            chosen.append(between)
+    return chosen
+
+
+def forecast(
+    bench: Bench,
+    executor: Executor,
+    configs: Sequence[TrialConfig],
+    trials: int,
+    corpus: Corpus,
+    *,
+    shapes: int = 3,
+    enough_s: float = GLANCE_S,
+) -> Forecast:
+    """Measure `shapes` of `configs` (see `draw_configs`) in the slots of `executor` and forecast `trials` like them.
+
+    enough_s: seconds of steps for each shape. Raises BadInput when none of them can be trained.
+    """
+    slots = len(executor.idle())
+    found = measure(bench, executor, choose_shapes(configs, shapes), enough_s)
+    if not found:
+        raise bench.space.document.place.error("neither the baseline (the priors) nor another configuration can be trained")
+    model = _CostModel(found, held_out_tokens(corpus))
+    rungs = bench.space.budget.evaluations
+    costs = [model.trial(config) for config in configs]
+    mean = TrialCost(*(fmean(getattr(cost, name) for cost in costs) for name in ("seconds", "tokens", "flops", "disk_bytes")))
+    # A slot's process has peaked with the largest that was in it; those of a GPU are added up on it.
+    memory = slots * max(each.peak_bytes for each in found)
+    return Forecast(
+        trials, slots, rungs, _makespan([cost.seconds for cost in costs], trials, slots), mean, memory, tuple(found)
+    )
+
+
+def _makespan(seconds: Sequence[float], trials: int, slots: int) -> float:
+    """Until the last of `trials` trials ends, each started in the slot that is free first; the mean over a few orders.
+
+    The baseline is first, the others are drawn from `seconds`.
+    """
+    random, ends = Random(0), []
+    for _ in range(20):
+        free = [0.0] * slots
+        for number in range(trials):
+            cost = seconds[0] if number == 0 else random.choice(seconds[1:] or seconds)
+            heapq.heapreplace(free, free[0] + cost)
+        ends.append(max(free))
+    return fmean(ends)
+
+
+class _CostModel:
+    """Seconds of any trial, through the shapes that were measured."""
+
+    def __init__(self, measured: Sequence[Measured], held_out: Callable[[TrialConfig], int]) -> None:
+        self._held_out = held_out
+        self._step = _fit([_features(each.config) for each in measured], [each.step_s for each in measured])
+        self._evaluation = _fit([self._read(each.config) for each in measured], [each.evaluation_s for each in measured])
+        self._checkpoint = _fit(
+            [(1.0, float(each.checkpoint_bytes)) for each in measured], [each.checkpoint_s for each in measured]
+        )
+        self._bytes = fmean(each.checkpoint_bytes / count(each.config).num_parameters for each in measured)
+        depths = [(1.0, float(sum(stack_depths(each.config)))) for each in measured]
+        self._around = _fit(depths, [each.start_s + each.end_s for each in measured])
+
+    def trial(self, config: TrialConfig) -> TrialCost:
+        parameters = count(config).num_parameters
+        step = float(np.dot(self._step, _features(config)))
+        evaluation = float(np.dot(self._evaluation, self._read(config)))
+        size = self._bytes * parameters
+        checkpoint = float(np.dot(self._checkpoint, (1.0, size)))
+        rungs = max(1, round(config.max_iters / config.eval_interval))
+        around = float(np.dot(self._around, (1.0, sum(stack_depths(config)))))
+        seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + ASK_S
+        # The best weights are kept beside the checkpoints.
+        kept = size * min(config.max_save_num, rungs) + 4 * parameters
+        return TrialCost(seconds, config.max_iters * _step_tokens(config), config.max_iters * _step_flops(config), kept)
+
+    def _read(self, config: TrialConfig) -> tuple[float, ...]:
+        """What the seconds of an evaluation are made of: one, values through the layers, FLOPs."""
+        tokens = self._held_out(config)
+        return 1.0, tokens * _values(config), tokens * count(config).forward_flops_per_token
+
+
+def _values(config: TrialConfig) -> float:
+    """Numbers that a token becomes on its way through the layers."""
+    return sum(stack_depths(config)) * (4 * config.d_model + config.d_ff) + config.vocab_size
+
+
+def _features(config: TrialConfig) -> tuple[float, ...]:
+    """What the seconds of a step are made of: one, layers, values through the layers, FLOPs."""
+    layers = float(sum(stack_depths(config)))
+    return 1.0, layers, _step_tokens(config) * _values(config), _step_flops(config)
+
+
+def _fit(features: Sequence[Sequence[float]], targets: Sequence[float]) -> Any:
+    """Rates, none below 0, that give `targets` with the least relative error, and without one on average."""
+    rows = np.array(features, float)
+    scale = rows.max(axis=0)
+    scale[scale == 0] = 1.0
+    weights = 1.0 / np.maximum(np.array(targets, float), 1e-9)
+    rates, _ = nnls(rows / scale * weights[:, None], np.ones(len(targets)))
+    rates /= scale
+    # The least relative error lies too low where noise is large; on average the rates must give what was measured.
+    predicted = rows @ rates
+    return rates * fmean(np.array(targets) / predicted) if predicted.all() else rates
+
+
+def _step_tokens(config: TrialConfig) -> int:
+    return config.batch_size * config.context_length
+
+
+def _step_flops(config: TrialConfig) -> float:
+    return count(config).flops_per_token * _step_tokens(config)
+
+
+# What came of it
+
+
+def note(found: Forecast) -> dict[str, Any]:
+    """What a study remembers of its forecast, under `forecast` in its extras; tokens and FLOPs are a trial's."""
+    return {
+        "seconds": found.seconds,
+        "trials": found.trials,
+        "slots": found.slots,
+        "rungs": found.rungs,
+        "trial_seconds": found.trial.seconds,
+        "tokens": found.trial.tokens,
+        "flops": found.trial.flops,
+        "disk_bytes": found.disk_bytes,
+        "memory_bytes": found.memory_bytes,
+    }
+
+
+def compared(noted: Mapping[str, Any], study: StudyRecord, trials: Sequence[TrialRecord], actual_s: float) -> dict[str, Any]:
+    """`noted` with what came of it.
+
+    actual_s: in which at least one trial was in a slot. Adds `actual_s`, `done` (the part of the forecast's work that was
+    done: pruned trials do less), `expected_s` (the forecast of that part) and `error` (expected over actual, less 1).
+    """
+    rungs = study.budget.evaluations
+    whole = TrialState.COMPLETE
+    done = sum(1.0 if trial.state is whole else trial.rung / rungs for trial in trials) / noted["trials"]
+    expected = noted["seconds"] * done
+    error = expected / actual_s - 1 if actual_s > 0 else None
+    return {**noted, "actual_s": actual_s, "done": done, "expected_s": expected, "error": error}

@@ -7,19 +7,20 @@ import threading
 from collections.abc import Iterator
 
 from hpsearch.errors import HpsearchError, StudyGone, StudyOwned
-from hpsearch.search.study import LEASE_S, Study
+from hpsearch.search.study import LEASE_S
 from hpsearch.storage.records import Owner
+from hpsearch.storage.store import Store
 
 
 @contextlib.contextmanager
-def lease_kept(study: Study, owner: Owner, every_s: float = LEASE_S / 5) -> Iterator[None]:
+def lease_kept(store: Store, study_id: int, owner: Owner, every_s: float = LEASE_S / 5) -> Iterator[None]:
     """Renew `owner`'s lease from a thread. A lease that is lost stays lost: the coordinator's next write finds out."""
     over = threading.Event()
 
     def renew() -> None:
         while not over.wait(every_s):
             try:
-                study.store.renew(study.record.id, owner, LEASE_S)
+                store.renew(study_id, owner, LEASE_S)
             except (StudyOwned, StudyGone):
                 return
             except HpsearchError:

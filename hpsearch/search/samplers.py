@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpsearch.errors import BadInput, did_you_mean
-from hpsearch.space.parameters import Searched
+from hpsearch.search.auto import AutoSampler, FinalValue, median_final
+from hpsearch.search.grid import GridSampler, Violation
+from hpsearch.space.auto import Law
 from hpsearch.space.space import SearchSpace
 
 
@@ -50,14 +53,35 @@ RANDOM_DRAWS = 20_000
 """Draws of everything at random before a space counts as one whose rules nothing satisfies."""
 
 
-Violation = Callable[[Mapping[str, Any]], str | None]
-"""Why a proposal cannot be trained; None where it can."""
+PROPOSED_BY = "hpsearch:proposed_by"
+"""System attribute of Optuna's trial that says what proposed it: `prior`, `near-prior`, `wide`, `gp`, `tpe`, or the plain
+sampler's name."""
+
+BASELINE = "hpsearch:baseline"
+"""User attribute of an enqueued trial that is to be the baseline."""
+
+
+def enqueue_baseline(study: Study) -> None:
+    """Make the configuration of all priors the study's next trial.
+
+    Its values are filled in when it is asked for: an automatic prior depends on the budget, and device-seconds are measured
+    after the study was created.
+    """
+    study.enqueue_trial({}, user_attrs={BASELINE: True})
 
 
 def make_sampler(
-    name: str, space: SearchSpace, seed: int, trials_so_far: int, violation: Violation | None = None
+    name: str,
+    space: SearchSpace,
+    seed: int,
+    trials_so_far: int,
+    violation: Violation | None = None,
+    *,
+    law: Law | None = None,
+    final_value: FinalValue = median_final,
 ) -> FeasibleSampler:
-    """The sampler of `--sampler NAME`. violation: by default that of the space's rules.
+    """The sampler of `--sampler NAME`. violation: by default that of the space's rules. law: gives the automatic priors.
+    final_value: what `auto` takes an unfinished trial for.
 
     trials_so_far: proposals already made in the study; a resumed study then goes on with fresh random numbers instead of
     repeating the first ones. Raises BadInput with the nearest name.
@@ -67,14 +91,23 @@ def make_sampler(
     if name == "cmaes" and len(space.objectives) > 1:
         raise BadInput(f"--sampler cmaes: it knows one objective only, and there are {len(space.objectives)}; use tpe")
     fresh = int(np.random.SeedSequence([seed, trials_so_far]).generate_state(1)[0])
-    return FeasibleSampler(SAMPLERS[name](space, seed, fresh), space, fresh, violation)
+    inner = SAMPLERS[name](Setup(space, seed, fresh, law, final_value))
+    return FeasibleSampler(name, inner, space, fresh, violation, law)
 
 
 class FeasibleSampler(samplers.BaseSampler):
     """Whole configurations from `inner` that break no rule."""
 
-    def __init__(self, inner: samplers.BaseSampler, space: SearchSpace, seed: int, violation: Violation | None = None) -> None:
-        self._inner, self._space = inner, space
+    def __init__(
+        self,
+        name: str,
+        inner: samplers.BaseSampler,
+        space: SearchSpace,
+        seed: int,
+        violation: Violation | None = None,
+        law: Law | None = None,
+    ) -> None:
+        self._name, self._inner, self._space, self._law = name, inner, space, law
         self._violation = violation or (lambda proposal: space.violation(space.settings(proposal)))
         if isinstance(inner, GridSampler):
             inner.violation = self._violation
@@ -91,13 +124,29 @@ class FeasibleSampler(samplers.BaseSampler):
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """A whole feasible configuration: the parameters that are active in it and their values."""
-        known = self._inner.infer_relative_search_space(study, trial)
         # What was enqueued, or set by a coordinator before it was killed, stays as it is, and the rest must go with it.
         given = trial.system_attrs.get("fixed_params", {}) | trial.params
+        if BASELINE in trial.user_attrs:
+            proposal, source = self._baseline(study, trial, given), "prior"
+        else:
+            proposal = self._propose(study, trial, given)
+            source = self._inner.source if isinstance(self._inner, AutoSampler) else self._name
+        study._storage.set_trial_system_attr(trial._trial_id, PROPOSED_BY, source)
+        return proposal
+
+    def _baseline(self, study: Study, trial: FrozenTrial, given: Mapping[str, Any]) -> dict[str, Any]:
+        baseline = self._complete(self._random, study, trial, {**self._space.prior(self._law), **given})
+        if self._law is None or self._violation(baseline) is None:
+            return baseline
+        # What the laws say cannot be trained here: a batch that the memory or the budget does not allow.
+        return self._complete(self._random, study, trial, {**self._space.prior(), **given})
+
+    def _propose(self, study: Study, trial: FrozenTrial, given: Mapping[str, Any]) -> dict[str, Any]:
+        known = self._inner.infer_relative_search_space(study, trial)
         proposal: dict[str, Any] = {}
         # A Gaussian process is slow to draw from, and draws the same again.
         for _ in range(1 if isinstance(self._inner, samplers.GPSampler) else DRAWS):
-            proposal = self._complete(self._inner, study, trial, self._inner.sample_relative(study, trial, known) | given)
+            proposal = self._complete(self._inner, study, trial, {**self._inner.sample_relative(study, trial, known), **given})
             if self._violation(proposal) is None:
                 return proposal
         names = [parameter.name for parameter in self._space.searched if parameter.name not in given]
@@ -143,94 +192,36 @@ class FeasibleSampler(samplers.BaseSampler):
         self._random.reseed_rng()
 
 
-class GridSampler(samplers.BaseSampler):
-    """Every configuration of a discrete space once, in a random order that is the same each time.
+@dataclass(frozen=True)
+class Setup:
+    """What a sampler is made for."""
 
-    Optuna's own grid knows neither conditions nor rules and would spend trials on what they leave out.
-    """
-
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        for parameter in space.searched:
-            distribution = space.distributions()[parameter.name]
-            if isinstance(distribution, FloatDistribution) and distribution.step is None:
-                raise BadInput(f"--sampler grid: {parameter.name} has endless values; give it a step or choices")
-        points = [point for point in _grid(space) if space.violation(space.settings(point)) is None]
-        random.Random(seed).shuffle(points)
-        self._unjudged, self._points = iter(points), list[dict[str, Any]]()
-        self.violation: Violation = lambda _: None
-
-    def points(self, most: int) -> list[dict[str, Any]]:
-        """The first `most` that can be trials, or all there are.
-
-        Judged when needed: a grid is long, and the budget, which may not pay for some, is measured after it is made.
-        """
-        while len(self._points) < most and (point := next(self._unjudged, None)) is not None:
-            if self.violation(point) is None:
-                self._points.append(point)
-        return self._points[:most]
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        seen = {_key(other.params) for other in study.get_trials(deepcopy=False) if other.number < trial.number}
-        # The points seen, and one more; what was enqueued may be none of them.
-        for point in self.points(len(seen) + 1):
-            if _key(point) not in seen:
-                return point
-        raise AssertionError("asked for more trials than `limit`")
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        raise AssertionError("a point of the grid holds every active parameter")
+    space: SearchSpace
+    seed: int
+    """Of the study."""
+    fresh: int
+    """Of what is still to come of the study: another one after each resumption."""
+    law: Law | None = None
+    final_value: FinalValue = median_final
 
 
-MAX_GRID = 100_000
-
-
-def _grid(space: SearchSpace) -> list[dict[str, Any]]:
-    """Every combination of the searched parameters, conditions obeyed."""
-    distributions = space.distributions()
-    points: list[dict[str, Any]] = [{}]
-    for parameter in space.searched:
-        name, values = parameter.name, _values(distributions[parameter.name])
-        points = [point | {name: value} for point in points for value in (values if name in space.active(point) else [None])]
-        if len(points) > MAX_GRID:
-            raise BadInput(f"--sampler grid: more than {MAX_GRID} configurations at '{name}'; use fewer choices, or tpe")
-    # Of a point, what its conditions leave active.
-    return [space.propose(functools.partial(_pick, point)) for point in points]
-
-
-def _pick(point: Mapping[str, Any], parameter: Searched, _: Mapping[str, Any]) -> Any:
-    return point[parameter.name]
-
-
-def _values(distribution: BaseDistribution) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
-    assert isinstance(distribution, FloatDistribution)
-    assert distribution.step is not None
-    steps = round((distribution.high - distribution.low) / distribution.step)
-    return [distribution.low + index * distribution.step for index in range(steps + 1)]
-
-
-def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted((name, value) for name, value in params.items()))
-
-
-def _tpe(space: SearchSpace, seed: int, fresh: int) -> samplers.BaseSampler:
+def _tpe(setup: Setup) -> samplers.BaseSampler:
     # Only group=True keeps modelling parameters that some trials do not have.
-    return samplers.TPESampler(seed=fresh, multivariate=True, group=any(p.when for p in space.searched))
+    return samplers.TPESampler(seed=setup.fresh, multivariate=True, group=any(p.when for p in setup.space.searched))
 
 
-SAMPLERS: dict[str, Callable[[SearchSpace, int, int], samplers.BaseSampler]] = {
+def _auto(setup: Setup, priors: bool = True) -> samplers.BaseSampler:
+    return AutoSampler(setup.space, setup.seed, law=setup.law, priors=priors, final_value=setup.final_value)
+
+
+SAMPLERS: dict[str, Callable[[Setup], samplers.BaseSampler]] = {
+    "auto": _auto,
+    "auto_wide": functools.partial(_auto, priors=False),
     "tpe": _tpe,
-    "random": lambda space, seed, fresh: samplers.RandomSampler(seed=fresh),
-    "gp": lambda space, seed, fresh: samplers.GPSampler(seed=fresh, warn_independent_sampling=False),
-    "cmaes": lambda space, seed, fresh: samplers.CmaEsSampler(seed=fresh, warn_independent_sampling=False),
-    "qmc": lambda space, seed, fresh: samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
-    "grid": lambda space, seed, fresh: GridSampler(space, seed),
+    "random": lambda setup: samplers.RandomSampler(seed=setup.fresh),
+    "gp": lambda setup: samplers.GPSampler(seed=setup.fresh, warn_independent_sampling=False),
+    "cmaes": lambda setup: samplers.CmaEsSampler(seed=setup.fresh, warn_independent_sampling=False),
+    "qmc": lambda setup: samplers.QMCSampler(seed=setup.seed, scramble=True, warn_independent_sampling=False),
+    "grid": lambda setup: GridSampler(setup.space, setup.seed),
 }
+"""`auto_wide` is `auto` without its draws around the priors, to measure what they bring."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,11 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus, open_corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
 from hpsearch.model.counting import Counts, count
-from hpsearch.objectives import OBJECTIVES
 from hpsearch.search import budget as budgets
+from hpsearch.search.priors import Laws, Text
 from hpsearch.search.pruning import make_pruner
 from hpsearch.search.samplers import FeasibleSampler, make_sampler
+from hpsearch.search.scheduling import check_scheduler
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
@@ -34,14 +35,15 @@ from hpsearch.storage.transactions import storage_errors
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import RDBStorage
+
+    from hpsearch.storage.patient import PatientStorage
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 LEASE_S = 30.0
 """A coordinator that has not renewed its lease for this long may be taken over by another one."""
 
-DEFAULT_SAMPLER = "tpe"
+DEFAULT_SAMPLER = "auto"
 DEFAULT_PRUNER = "median"
 
 
@@ -59,6 +61,7 @@ class Request:
     threads: int = 1
     sampler: str | None = None
     pruner: str | None = None
+    scheduler: str | None = None
     seed: int | None = None
 
 
@@ -70,7 +73,7 @@ class Study:
     space: SearchSpace
     store: Store
     optuna: optuna.Study
-    storage: RDBStorage
+    storage: PatientStorage
     folder: Path
     cache_dir: Path
     resumed: bool
@@ -82,10 +85,6 @@ class Study:
         """The first objective: what is reported at each rung and pruned on."""
         return self.record.objectives[0]
 
-    @cached_property
-    def prunable(self) -> bool:
-        return len(self.record.objectives) == 1 and OBJECTIVES[self.objective].known == "while training"
-
     def trial_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"
 
@@ -96,13 +95,15 @@ class Study:
 
     def violation(self, proposal: Mapping[str, Any]) -> str | None:
         """Why a proposal cannot be a trial: a rule or constraint that it breaks, or a budget that does not pay for it."""
-        broken = self.space.violation(self.space.settings(proposal))
-        if broken is None:
-            try:
-                return outside(self.space, self.config(proposal, 0))
-            except BadInput as error:
-                return str(error)
-        return broken
+        try:
+            self.candidate(proposal)
+        except BadInput as error:
+            return str(error)
+        return None
+
+    def candidate(self, proposal: Mapping[str, Any]) -> TrialConfig:
+        """The config of a proposal that may become a trial. Raises BadInput where it cannot be one."""
+        return candidate(self.space, proposal, self.record.budget, self.cache_dir, self._corpora)
 
     @property
     def total(self) -> int:
@@ -123,12 +124,6 @@ class Study:
         self.storage.delete_study(self.storage.get_study_id_from_name(self.record.name))
         self.store.delete_study(self.record.id)
         shutil.rmtree(self.folder)
-
-    def held_out_tokens(self, config: TrialConfig) -> int:
-        """Tokens that one evaluation reads, about: the held-out bytes over the bytes of a token."""
-        corpus = next(iter(self._corpora.values()))
-        held_out = sum(len(text.encode()) for text in corpus.held_out(config.eval_iters))
-        return round(held_out * corpus.train_tokens / corpus.train_bytes)
 
     def freeze_budget(self, flops_per_s: float, speed_config: str, token: str) -> None:
         """Note the speed that was measured, and turn device-seconds into FLOPs with it, once and for all trials."""
@@ -180,6 +175,19 @@ def concrete(
     return TrialConfig.build(whole)
 
 
+def candidate(
+    space: SearchSpace, proposal: Mapping[str, Any], budget: BudgetRecord, cache_dir: Path, corpora: dict[int, Corpus]
+) -> TrialConfig:
+    """`concrete`, for a proposal that may break a rule or a constraint. Raises BadInput where it does."""
+    broken = space.violation(space.settings(proposal))
+    if broken is None:
+        config = concrete(space, proposal, budget, cache_dir, corpora)
+        broken = outside(space, config)
+        if broken is None:
+            return config
+    raise BadInput(broken)
+
+
 def outside(space: SearchSpace, config: TrialConfig) -> str | None:
     """The constraint that a config is outside of, in a sentence; None where there is none."""
     counts = asdict(count(config)) if space.constraints else {}
@@ -190,6 +198,25 @@ def outside(space: SearchSpace, config: TrialConfig) -> str | None:
         if bound.min is not None and value < bound.min:
             return f"{name} is {value:,.0f} and constrained to at least {bound.min:,.0f}"
     return None
+
+
+def constraint_values(space: SearchSpace, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, float]:
+    """How far each constraint of the space is broken, as a share of its bound; feasible at 0 or below.
+
+    metrics: of the finished trial, for what is known only after training. One that was not measured is left out.
+    """
+    if not space.constraints:
+        return {}
+    counts = asdict(count(TrialConfig.build({name: value for name, value in config.items() if value is not None})))
+    values = {}
+    for name, bound in space.constraints.items():
+        value = metrics.get(name, counts.get(name))
+        if value is None:
+            continue
+        over = -math.inf if bound.max is None else (value - bound.max) / abs(bound.max or 1.0)
+        under = -math.inf if bound.min is None else (bound.min - value) / abs(bound.min or 1.0)
+        values[name] = max(over, under)
+    return values
 
 
 def _corpus(space: SearchSpace, settings: Mapping[str, Any], cache_dir: Path, corpora: dict[int, Corpus]) -> Corpus:
@@ -222,7 +249,7 @@ def check(request: Request) -> Checked:
     corpora: dict[int, Corpus] = {}
     corpus = _corpus(space, settings, request.cache_dir, corpora)
     corpus.require(_longest_context(space), int(lookup("eval_iters", settings)))
-    placeholder = _new_budget(request, flops_per_s=1e12)
+    placeholder = new_budget(request, flops_per_s=1e12)
     try:
         baseline = concrete(space, proposal, placeholder, request.cache_dir, corpora)
     except ConfigError as error:
@@ -232,6 +259,7 @@ def check(request: Request) -> Checked:
         raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
     make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
     make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
+    check_scheduler(request.scheduler or "none")
     return Checked(baseline, count(baseline), corpus)
 
 
@@ -274,7 +302,7 @@ def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
         return _open(request, store, record, storage, resumed)
 
 
-def _open(request: Request, store: Store, record: StudyRecord, storage: RDBStorage, resumed: bool) -> Study:
+def _open(request: Request, store: Store, record: StudyRecord, storage: PatientStorage, resumed: bool) -> Study:
     import optuna
 
     with store.setup_lock():
@@ -305,12 +333,19 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: RDBStora
         resumed=resumed,
         devices=request.devices,
     )
-    study.sampler = make_sampler(record.sampler, request.space, record.seed, asked, opened.violation)
+
+    def text(settings: Mapping[str, Any]) -> Text:
+        corpus = _corpus(opened.space, settings, opened.cache_dir, opened._corpora)
+        return Text(corpus.tokenizer.vocab_size, corpus.windows_per_pass)
+
+    law = Laws(request.space, lambda: opened.record.budget, text)
+    study.sampler = make_sampler(record.sampler, request.space, record.seed, asked, opened.violation, law=law)
     opened.write_files()
     return opened
 
 
-def _new_budget(request: Request, flops_per_s: float | None = None) -> BudgetRecord:
+def new_budget(request: Request, flops_per_s: float | None = None) -> BudgetRecord:
+    """The budget as asked; device-seconds are FLOPs once the speed is known."""
     asked = request.space.budget
     flops = None
     if asked.kind == "flops":
@@ -328,9 +363,10 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         objectives=request.space.objectives,
         data=request.space.data.model_dump(mode="json"),
         data_fingerprint=checked.corpus.data_fingerprint,
-        budget=_new_budget(request),
+        budget=new_budget(request),
         sampler=request.sampler or DEFAULT_SAMPLER,
-        pruner=request.pruner or DEFAULT_PRUNER,
+        pruner=request.pruner or (DEFAULT_PRUNER if request.scheduler in (None, "none") else "none"),
+        scheduler=request.scheduler or "none",
         seed=request.seed or 0,
         versions={
             "hpsearch": __version__,
@@ -364,6 +400,7 @@ def _require_same(request: Request, checked: Checked, record: StudyRecord) -> No
     for option, asked, kept in (
         ("--sampler", request.sampler, record.sampler),
         ("--pruner", request.pruner, record.pruner),
+        ("--scheduler", request.scheduler, record.scheduler),
         ("--seed", request.seed, record.seed),
     ):
         if asked is not None and asked != kept:

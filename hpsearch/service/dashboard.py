@@ -1,17 +1,21 @@
 """optuna-dashboard behind a door: its own application knows neither authentication nor which site a request comes from.
 
-Only loopback is served. A page of another site that a person has open must not reach it either: requests whose Host is not
-loopback (DNS rebinding) and changes that another origin sends are refused.
+On loopback it is open to who is on this machine; beyond it, and wherever a token is given, every request needs the token: as
+`Authorization: Bearer TOKEN`, or as a cookie that `?token=TOKEN` sets once. A page of another site that a person has open must
+not reach it either: requests whose Host is unknown (DNS rebinding) and changes that another origin sends are refused.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
 import socket
 import socketserver
 from collections.abc import Callable, Iterable
+from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from hpsearch.errors import BadInput
@@ -21,6 +25,11 @@ Start = Callable[..., Any]
 Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+EVERYWHERE = ("0.0.0.0", "::")
+"""Addresses to listen on, and no names to be reached by."""
+COOKIE = "hpsearch"
+SHORTEST_TOKEN = 16
+"""Characters; a shorter one can be guessed."""
 
 
 def is_loopback(host: str) -> bool:
@@ -32,32 +41,72 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def guarded(application: Application) -> Application:
-    """`application` for requests that a page of its own, or a program on this machine, sends."""
+class Door:
+    """What lets a request through. token: empty where none is needed. hosts: names beside loopback's that are ours."""
 
-    def guard(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-        reason = refusal(environ)
-        if reason:
-            start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-            return [reason.encode()]
-        return application(environ, start_response)
+    def __init__(self, token: str = "", hosts: Iterable[str] = ()) -> None:
+        self._token, self._hosts = token.encode(), frozenset(host.lower() for host in hosts)
+        # The browser keeps this, not the token: it opens this door only.
+        self._cookie = hmac.new(self._token, b"hpsearch dashboard", hashlib.sha256).hexdigest()
 
-    return guard
+    def guard(self, application: Application) -> Application:
+        """`application`, for requests that may pass."""
+
+        def guarded(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+            reason = self.refusal(environ)
+            if reason:
+                return _text(start_response, "403 Forbidden", reason)
+            if not self._token:
+                return application(environ, start_response)
+            query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+            given = next((value for name, value in query if name == "token"), None)
+            if given is not None and environ["REQUEST_METHOD"] == "GET" and self._is_token(given):
+                # Once: the address is not to stay in the history with the token in it.
+                rest = urlencode([(name, value) for name, value in query if name != "token"])
+                path = "/" + environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace").lstrip("/\\")
+                location = quote(path) + (f"?{rest}" if rest else "")
+                cookie = f"{COOKIE}={self._cookie}; HttpOnly; SameSite=Strict; Path=/"
+                return _text(start_response, "303 See Other", "", ("Location", location), ("Set-Cookie", cookie))
+            scheme, _, bearer = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+            if scheme.lower() == "bearer" and self._is_token(bearer.strip()):
+                return application(environ, start_response)
+            if not self._has_cookie(environ):
+                told = "a token is needed: open this address once with ?token=TOKEN, or send Authorization: Bearer TOKEN"
+                return _text(start_response, "401 Unauthorized", told, ("WWW-Authenticate", "Bearer"))
+            if environ["REQUEST_METHOD"] not in SAFE_METHODS and "HTTP_ORIGIN" not in environ:
+                return _text(start_response, "403 Forbidden", "a change that does not say from which origin it comes")
+            return application(environ, start_response)
+
+        return guarded
+
+    def refusal(self, environ: dict[str, Any]) -> str:
+        """Why a request is refused whoever sends it; empty when it is not."""
+        host = environ.get("HTTP_HOST", "")
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            name = ""
+        if not is_loopback(name) and name not in self._hosts:
+            return f"unknown host '{host}'"
+        origin = environ.get("HTTP_ORIGIN")
+        if environ["REQUEST_METHOD"] not in SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
+            return f"a change sent by another origin, '{origin}'"
+        return ""
+
+    def _is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
+
+    def _has_cookie(self, environ: dict[str, Any]) -> bool:
+        try:
+            cookie = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._cookie.encode())
 
 
-def refusal(environ: dict[str, Any]) -> str:
-    """Why a request is refused; empty when it may pass."""
-    host = environ.get("HTTP_HOST", "")
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        name = ""
-    if not is_loopback(name):
-        return f"unknown host '{host}'"
-    origin = environ.get("HTTP_ORIGIN")
-    if environ["REQUEST_METHOD"] not in SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
-        return f"a change sent by another origin, '{origin}'"
-    return ""
+def _text(start_response: Start, status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"), *headers])
+    return [text.encode()]
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
@@ -73,23 +122,31 @@ class _QuietHandler(WSGIRequestHandler):
         """The dashboard polls; a line for each request would bury the address."""
 
 
-def open_server(storage_url: str, host: str, port: int, study: str) -> tuple[WSGIServer, str]:
+def open_server(
+    storage_url: str, host: str, port: int, study: str, *, token: str = "", hosts: Iterable[str] = ()
+) -> tuple[WSGIServer, str]:
     """A server that listens, and the address to open: of `study`, or of the list of studies when that is empty.
 
-    Raises BadInput for an address beyond loopback, OSError when the port is taken.
+    token: what every request must know; needed beyond loopback. hosts: names by which it is reached there.
+    Raises BadInput for an address beyond loopback without a token, OSError when the port is taken.
     """
     import optuna
     from optuna_dashboard import wsgi
 
-    if not is_loopback(host):
+    if not is_loopback(host) and not token:
         raise BadInput(
-            f"--host {host}: the dashboard has no authentication and is served on loopback only; "
-            "use 127.0.0.1, and a tunnel (ssh -L) from another machine"
+            f"--host {host}: beyond loopback the dashboard needs a token (--token-file, or HPSEARCH_TOKEN); "
+            "or use 127.0.0.1, and a tunnel (ssh -L) from another machine"
+        )
+    if token and len(token) < SHORTEST_TOKEN:
+        raise BadInput(
+            f"the dashboard's token has {len(token)} characters, which can be guessed; give {SHORTEST_TOKEN} or more"
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna_storage(storage_url)
     kind = _Server6 if ":" in host else _Server
-    server = make_server(host, port, guarded(wsgi(storage)), server_class=kind, handler_class=_QuietHandler)
+    door = Door(token, hosts if host in EVERYWHERE else [*hosts, host])
+    server = make_server(host, port, door.guard(wsgi(storage)), server_class=kind, handler_class=_QuietHandler)
     page = ""
     if study:
         page = f"/dashboard/studies/{storage.get_study_id_from_name(study)}"

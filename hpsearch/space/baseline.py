@@ -6,8 +6,9 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
+from hpsearch.space.auto import Law
 from hpsearch.space.expressions import UnknownValue
-from hpsearch.space.parameters import Choices, Range, Searched, Setting, Settings, nearest
+from hpsearch.space.parameters import AUTO, Choices, Range, Searched, Setting, Settings, nearest
 from hpsearch.space.values import lookup
 
 if TYPE_CHECKING:
@@ -19,10 +20,17 @@ MAX_MOVES = 2_000
 """Configurations that are tried in place of a baseline that breaks a rule."""
 
 
-def baseline(space: SearchSpace) -> Settings:
+def baseline(space: SearchSpace, law: Law | None = None) -> Settings:
     """The proposal made of the priors; where that breaks a rule, values that nobody gave are moved to the nearest that do
-    not. When nothing near satisfies the rules, the unmoved proposal: the check then says what is wrong."""
-    first = space.propose(_start)
+    not. When nothing near satisfies the rules, the unmoved proposal: the check then says what is wrong.
+
+    law: gives the priors that are `auto`; without it they are the middle.
+    """
+
+    def start(parameter: Searched, settings: Settings) -> Setting:
+        return prior_value(parameter, settings, law)
+
+    first = space.propose(start)
     if space.violation(space.settings(first)) is None:
         return first
     involved = space.closure([*SHAPE, *(name for rule in space.rules for name in rule.expression.names)])
@@ -35,7 +43,7 @@ def baseline(space: SearchSpace) -> Settings:
         moved = {name: values[index] for (name, values), index in zip(near.items(), rank, strict=True)}
 
         def choose(parameter: Searched, settings: Settings, moved: Settings = moved) -> Setting:
-            return moved[parameter.name] if parameter.name in moved else _start(parameter, settings)
+            return moved[parameter.name] if parameter.name in moved else start(parameter, settings)
 
         proposal = space.propose(choose)
         if space.violation(space.settings(proposal)) is None:
@@ -43,10 +51,17 @@ def baseline(space: SearchSpace) -> Settings:
     return first
 
 
-def _start(parameter: Searched, settings: Settings) -> Setting:
-    """Where the baseline begins, for a parameter whose value nobody gave."""
+def prior_value(parameter: Searched, settings: Settings, law: Law | None = None) -> Setting:
+    """The centre of a parameter's prior beside `settings`: the value that is given; for `auto` the law's value, at the nearest
+    end where that is outside the range, and the middle where there is no law; without a prior the hyperparameter's default if
+    the parameter has it, else the middle."""
+    if parameter.prior == AUTO:
+        value = law(parameter, settings) if law else None
+        return parameter.middle if value is None else parameter.snapped(value)
+    if isinstance(parameter, Range) and isinstance(parameter.prior, int | float):
+        return parameter.snapped(parameter.prior)
     if parameter.prior is not None:
-        return parameter.snapped(parameter.prior) if isinstance(parameter, Range) else parameter.prior
+        return parameter.prior
     if isinstance(parameter, Choices) and None in parameter.choices:
         return None
     try:

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
+from typing import Literal
 
 from hpsearch.config import ALIASES, HYPERPARAMETERS, Hyperparameter, canonical_name
 from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.space.auto import NEEDS
 from hpsearch.space.expressions import Expression, ExpressionError, Kind, parse_expression
-from hpsearch.space.parameters import KINDS, Choices, Derived, Fixed, Parameter, Range, Setting, may_be_empty
+from hpsearch.space.parameters import (
+    AUTO,
+    CONFIDENCES,
+    KINDS,
+    Choices,
+    Confidence,
+    Derived,
+    Fixed,
+    Parameter,
+    Range,
+    Setting,
+    may_be_empty,
+)
 from hpsearch.space.source import Mapping, Node, Place, Scalar, Sequence, plain
 
 FORMS: dict[str, tuple[str, ...]] = {
     "value": ("value", "when"),
-    "choices": ("choices", "prior", "when"),
-    "low": ("low", "high", "log", "step", "prior", "when"),
+    "choices": ("choices", "prior", "confidence", "when"),
+    "low": ("low", "high", "log", "step", "prior", "confidence", "when"),
 }
 """The keys of each way to declare a parameter, by the key that tells which one it is."""
 CONSTRAINTS = ("num_parameters", "flops_per_token", "memory_bytes", "train_seconds")
@@ -176,7 +190,16 @@ def _range(info: Hyperparameter, node: Mapping, key: Place, when: Expression | N
     step = _step(info, node.items["step"], low, high, log) if "step" in node.items else None
     prior = _prior_number(info, node.items["prior"], low, high) if "prior" in node.items else None
     return Range(
-        name=info.name, when=when, place=key, when_place=when_place, low=low, high=high, log=log, step=step, prior=prior
+        name=info.name,
+        when=when,
+        place=key,
+        when_place=when_place,
+        low=low,
+        high=high,
+        log=log,
+        step=step,
+        prior=prior,
+        confidence=_confidence(info, node),
     )
 
 
@@ -201,7 +224,38 @@ def _step(info: Hyperparameter, node: Node, low: int | float, high: int | float,
     return None if info.kind == "int" and step == 1 else step
 
 
-def _prior_number(info: Hyperparameter, node: Node, low: int | float, high: int | float) -> int | float:
+def _confidence(info: Hyperparameter, node: Mapping) -> Confidence | None:
+    """How sure the prior is; None where there is no prior."""
+    given = node.items.get("confidence")
+    if "prior" not in node.items:
+        if given is not None:
+            raise node.places["confidence"].error(
+                f"{info.name}: confidence says how sure a prior is, and there is none; add `prior:` or remove confidence"
+            )
+        return None
+    if given is None:
+        return "medium"
+    word = plain(given)
+    for known in CONFIDENCES:
+        if word == known:
+            return known
+    near = did_you_mean(word, CONFIDENCES) if isinstance(word, str) else ""
+    raise given.place.error(f"{info.name}: confidence is {', '.join(CONFIDENCES)}, not {_shown(given)}{near}")
+
+
+def _is_auto(info: Hyperparameter, node: Node) -> bool:
+    if plain(node) != AUTO:
+        return False
+    if info.name not in NEEDS:
+        raise node.place.error(
+            f"{info.name}: prior auto exists for {', '.join(NEEDS)}, for which scaling laws are known; give a value"
+        )
+    return True
+
+
+def _prior_number(info: Hyperparameter, node: Node, low: int | float, high: int | float) -> int | float | Literal["auto"]:
+    if _is_auto(info, node):
+        return "auto"
     prior = read_value(info, node, "prior")
     if prior is None:
         raise node.place.error(f"{info.name}: prior has no value; give a number from {low} to {high}")
@@ -225,11 +279,20 @@ def _choices(info: Hyperparameter, node: Mapping, key: Place, when: Expression |
         values.append(value)
     prior: Setting = None
     if "prior" in node.items:
-        prior = read_value(info, node.items["prior"], "prior")
-        if prior not in values:
+        auto = _is_auto(info, node.items["prior"])
+        prior = AUTO if auto else read_value(info, node.items["prior"], "prior")
+        if not auto and prior not in values:
             shown = ", ".join(_shown(item) for item in listed.items)
             raise node.items["prior"].place.error(f"{info.name}: prior {_shown(node.items['prior'])} is not one of {shown}")
-    return Choices(name=info.name, when=when, place=key, when_place=when_place, choices=tuple(values), prior=prior)
+    return Choices(
+        name=info.name,
+        when=when,
+        place=key,
+        when_place=when_place,
+        choices=tuple(values),
+        prior=prior,
+        confidence=_confidence(info, node),
+    )
 
 
 def _out_of_bounds(info: Hyperparameter, value: int | float) -> str:

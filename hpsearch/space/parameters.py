@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hpsearch.config import HYPERPARAMETERS, Hyperparameter
 from hpsearch.space.expressions import Expression, Kind, Value
@@ -19,6 +19,14 @@ Setting = Value | None
 
 Settings = dict[str, Setting]
 """By canonical name."""
+
+Confidence = Literal["low", "medium", "high"]
+"""How far from its prior a value is first looked for."""
+
+CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
+
+AUTO = "auto"
+"""The prior that a scaling law gives (`hpsearch.space.auto`)."""
 
 MAX_GRID = 20_000
 """A range with more values than this counts as continuous where values are enumerated."""
@@ -88,7 +96,9 @@ class Range(_Parameter):
     log: bool = False
     step: int | float | None = None
     """None: every value (of a whole-number hyperparameter, every whole number)."""
-    prior: int | float | None = None
+    prior: int | float | Literal["auto"] | None = None
+    confidence: Confidence | None = None
+    """None without a prior."""
 
     @property
     def whole(self) -> bool:
@@ -98,7 +108,7 @@ class Range(_Parameter):
         told: dict[str, Any] = {"low": self.low, "high": self.high}
         if self.log:
             told["log"] = True
-        return told | _given(step=self.step, prior=self.prior, when=self.when and self.when.text)
+        return told | _given(step=self.step) | _prior(self) | _given(when=self.when and self.when.text)
 
     @functools.cached_property
     def values(self) -> tuple[int | float, ...] | None:
@@ -141,13 +151,15 @@ class Range(_Parameter):
 class Choices(_Parameter):
     choices: tuple[Setting, ...]
     prior: Setting = None
+    confidence: Confidence | None = None
+    """None without a prior."""
 
     @property
     def may_be_absent(self) -> bool:
         return self.when is not None or None in self.choices
 
     def document(self) -> Any:
-        return {"choices": list(self.choices)} | _given(prior=self.prior, when=self.when and self.when.text)
+        return {"choices": list(self.choices)} | _prior(self) | _given(when=self.when and self.when.text)
 
     @property
     def values(self) -> tuple[Setting, ...]:
@@ -155,6 +167,11 @@ class Choices(_Parameter):
 
     def contains(self, value: object) -> bool:
         return value in self.choices
+
+    def snapped(self, value: int | float) -> Setting:
+        """The choice nearest to a number above 0, by their ratio; the middle where no choice is such a number."""
+        numbers = [each for each in self.choices if isinstance(each, int | float) and each > 0]
+        return min(numbers, key=lambda each: abs(math.log(each / value))) if numbers else self.middle
 
     @property
     def middle(self) -> Setting:
@@ -173,6 +190,12 @@ def nearest(parameter: Searched, start: Setting, most: int) -> list[Setting]:
     values = list(parameter.values or ())
     index = values.index(start) if start in values else len(values) // 2
     return [values[each] for each in sorted(range(len(values)), key=lambda each: abs(each - index))[:most]]
+
+
+def _prior(parameter: Searched) -> dict[str, Any]:
+    if parameter.confidence is None:
+        return {}
+    return {"prior": parameter.prior} | ({} if parameter.confidence == "medium" else {"confidence": parameter.confidence})
 
 
 def _given(**values: Any) -> dict[str, Any]:

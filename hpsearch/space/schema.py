@@ -10,14 +10,17 @@ from typing import Any, get_args
 
 from hpsearch.config import HYPERPARAMETERS, DataConfig, Hyperparameter, TokenizerKind
 from hpsearch.objectives import OBJECTIVES
+from hpsearch.space.auto import NEEDS
 from hpsearch.space.budget import BUDGET_KINDS, MAX_EVALUATIONS, WHOLE_KINDS
 from hpsearch.space.declare import CONSTRAINTS
 from hpsearch.space.load import NAME
-from hpsearch.space.parameters import may_be_empty
+from hpsearch.space.parameters import AUTO, CONFIDENCES, may_be_empty
 
 Schema = dict[str, Any]
 _EXPRESSION: Schema = {"type": "string", "minLength": 1, "description": "an expression, as in `4 * d_model`"}
 _WHEN: Schema = {"type": "string", "minLength": 1, "description": "a condition, as in `optimizer == 'sgd'`"}
+_CONFIDENCE: Schema = {"enum": list(CONFIDENCES), "description": "how near the prior values are first looked for"}
+_CONFIDENT: Schema = {"dependentRequired": {"confidence": ["prior"]}}
 _POSITIVE: Schema = {"type": "number", "exclusiveMinimum": 0}
 
 
@@ -70,7 +73,8 @@ def _parameter(info: Hyperparameter) -> Schema:
     if not info.fixed:
         listed = {"anyOf": [value, *empty]}
         choices = {"type": "array", "items": listed, "minItems": 1, "uniqueItems": True}
-        forms.append(_closed({"choices": choices, "prior": listed, "when": _WHEN}, required=["choices"]))
+        keys: Schema = {"choices": choices, "prior": _prior(info, listed), "confidence": _CONFIDENCE, "when": _WHEN}
+        forms.append({**_closed(keys, required=["choices"]), **_CONFIDENT})
         if info.kind in ("int", "float"):
             forms.append(_range(info, value))
     return {"description": _doc(info), "anyOf": forms}
@@ -78,12 +82,18 @@ def _parameter(info: Hyperparameter) -> Schema:
 
 def _range(info: Hyperparameter, value: Schema) -> Schema:
     step = {**_POSITIVE, "type": "integer" if info.kind == "int" else "number"}
-    form = _closed(
-        {"low": value, "high": value, "log": {"type": "boolean"}, "step": step, "prior": value, "when": _WHEN},
-        required=["low", "high"],
-    )
+    ends: Schema = {"low": value, "high": value, "log": {"type": "boolean"}, "step": step}
+    keys: Schema = {**ends, "prior": _prior(info, value), "confidence": _CONFIDENCE, "when": _WHEN}
+    form = {**_closed(keys, required=["low", "high"]), **_CONFIDENT}
     logarithmic = {"properties": {"log": {"const": True}}, "required": ["log"]}
     return {**form, "if": logarithmic, "then": {"properties": {"low": {"exclusiveMinimum": 0}, "step": False}}}
+
+
+def _prior(info: Hyperparameter, value: Schema) -> Schema:
+    if info.name not in NEEDS:
+        return value
+    law: Schema = {"const": AUTO, "description": "from scaling laws, for each trial's own size and tokens"}
+    return {"anyOf": [value, law]}
 
 
 def _value(info: Hyperparameter) -> Schema:

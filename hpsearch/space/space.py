@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from hpsearch.config import HYPERPARAMETERS, DataConfig, TrialConfig
 from hpsearch.errors import ConfigError
 from hpsearch.space import canonical, source
+from hpsearch.space.auto import NEEDS, Law
 from hpsearch.space.baseline import baseline
 from hpsearch.space.expressions import Expression, ExpressionError, UnknownValue, Value
-from hpsearch.space.parameters import Choices, Derived, Fixed, Parameter, Range, Searched, Setting, Settings
+from hpsearch.space.parameters import AUTO, Choices, Derived, Fixed, Parameter, Range, Searched, Setting, Settings
 from hpsearch.space.values import lookup, told
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ Choose = Callable[[Searched, Settings], Setting]
 
 MAX_ENUMERATED = 20_000
 DRAWS = 2_000
-MAX_MOVES = 2_000
-"""Configurations that are tried in place of a baseline that breaks a rule."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class SearchSpace:
 
     @functools.cached_property
     def searched(self) -> tuple[Searched, ...]:
-        """In an order in which a parameter comes after those that its `when` depends on."""
+        """In an order in which a parameter comes after those that its `when` and its automatic prior depend on."""
         return tuple(parameter for parameter in self._ordered if isinstance(parameter, Range | Choices))
 
     def propose(self, choose: Choose, budget: Mapping[str, int] | None = None) -> Settings:
@@ -90,10 +89,18 @@ class SearchSpace:
         """Names of the searched parameters that are part of a configuration with these values of the others."""
         return tuple(self.propose(lambda parameter, _: proposal.get(parameter.name)))
 
-    def prior(self) -> Settings:
+    def prior(self, law: Law | None = None) -> Settings:
         """The baseline's proposal: `prior` where given, else the hyperparameter's default where the space has it, else the
-        middle. Values that nobody gave are moved to the nearest listed ones that satisfy the rules."""
-        return dict(self._baseline)
+        middle. Values that nobody gave are moved to the nearest listed ones that satisfy the rules.
+
+        law: gives the priors that are `auto` (`hpsearch.search.priors.Laws`); without it they are the middle.
+        """
+        return dict(self._baseline) if law is None or not self.automatic else baseline(self, law)
+
+    @functools.cached_property
+    def automatic(self) -> tuple[Searched, ...]:
+        """The parameters with `prior: auto`."""
+        return tuple(parameter for parameter in self.searched if parameter.prior == AUTO)
 
     def settings(self, proposal: Mapping[str, Any], budget: Mapping[str, int] | None = None) -> Settings:
         """Fixed, proposed and derived values together, of active parameters only.
@@ -231,7 +238,9 @@ class SearchSpace:
                 cycle = " → ".join((*children[children.index(name) :], name))
                 raise parameter.place.error(f"values that need each other: {cycle}; give one of them a value of its own")
             if name not in ordered:
-                for parent in self.resolved(_mentioned(parameter)):
+                automatic = isinstance(parameter, Range | Choices) and parameter.prior == AUTO
+                # What decides an automatic prior is drawn before what it is the prior of.
+                for parent in self.resolved((*_mentioned(parameter), *(NEEDS[name] if automatic else ()))):
                     add(parent, (*children, name))
                 ordered[name] = parameter
 

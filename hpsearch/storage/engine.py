@@ -15,10 +15,13 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from hpsearch.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
+    from hpsearch.storage.patient import PatientStorage
 
 BUSY_TIMEOUT_S = 60
 """How long one statement waits for another process's write on SQLite."""
+
+FROZEN_S = 60
+"""How long a server waits in the middle of a transaction for a client that was frozen, before it gives its locks to others."""
 
 _SPELLINGS = {"postgres": "postgresql", "mariadb": "mysql"}  # mysql: Optuna knows no dialect of the other name.
 _DRIVERS = {"sqlite": ("pysqlite",), "postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql", "mysqldb")}
@@ -77,19 +80,33 @@ def _options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return options | {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
     if url.get_backend_name() == "postgresql":
-        # A server that vanished without closing its connections must not hold a coordinator for the system's 15 minutes.
+        # A server that vanished without closing its connections must not hold a coordinator, and its slots with it, for the
+        # system's 15 minutes.
         connect: dict[str, Any] = {
             "connect_timeout": 10,
             "keepalives_idle": 30,
             "keepalives_interval": 10,
-            "tcp_user_timeout": 60_000,
+            "tcp_user_timeout": 20_000,
         }
     else:
         connect = {"connect_timeout": 10, "read_timeout": 120, "write_timeout": 120, "charset": "utf8mb4"}
+        if url.get_driver_name() == "pymysql" and url.password is not None:
+            connect["password"] = str(url.password).encode()  # of text the driver takes only what Latin-1 has
     return options | {
         "pool_pre_ping": True,
+        # Every transaction here ends itself; one more ROLLBACK costs a round trip, and complains where the server is gone.
+        "pool_reset_on_return": None,
         "connect_args": {key: value for key, value in connect.items() if key not in url.query},
     }
+
+
+def _session(engine: Engine) -> list[str]:
+    """What each new session of a server is told."""
+    if engine.dialect.name == "postgresql":
+        return ["SET TIME ZONE 'UTC'", f"SET idle_in_transaction_session_timeout = '{FROZEN_S}s'"]
+    if getattr(engine.dialect, "is_mariadb", False):
+        return ["SET time_zone = '+00:00'", f"SET idle_transaction_timeout = {FROZEN_S}"]
+    return ["SET time_zone = '+00:00'"]
 
 
 def _listen(engine: Engine, *, always_immediate: bool) -> None:
@@ -103,7 +120,8 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
             connection.execute("PRAGMA synchronous=NORMAL")
             return
         cursor = connection.cursor()
-        cursor.execute("SET TIME ZONE 'UTC'" if engine.dialect.name == "postgresql" else "SET time_zone = '+00:00'")
+        for statement in _session(engine):
+            cursor.execute(statement)
         cursor.close()
         connection.commit()
 
@@ -136,14 +154,13 @@ def make_engine(url: str) -> Engine:
     return engine
 
 
-def optuna_storage(url: str) -> RDBStorage:
+def optuna_storage(url: str) -> PatientStorage:
     """Optuna's storage in the same database, with the same engine options; makes its tables where there are none.
 
     Every transaction on SQLite is immediate: Optuna's read rows before they write them. Raises BadInput for what cannot be
     used and for tables of another Optuna (naming `hpsearch db upgrade`), StorageUnreachable when nothing answers.
     """
-    from optuna.storages import RDBStorage
-
+    from hpsearch.storage.patient import PatientStorage
     from hpsearch.storage.schema import setup_lock
     from hpsearch.storage.transactions import Database, storage_errors
 
@@ -151,7 +168,7 @@ def optuna_storage(url: str) -> RDBStorage:
     try:
         # RDBStorage looks for its tables and then makes them: two processes would both make them.
         with setup_lock(database), storage_errors(database.url):
-            storage = RDBStorage(optuna_url(database.url), engine_kwargs=_options(database.url))
+            storage = PatientStorage(optuna_url(database.url), engine_kwargs=_options(database.url))
     except RuntimeError as error:
         raise BadInput(
             f"{masked(url)}: its Optuna tables belong to another version of Optuna; "

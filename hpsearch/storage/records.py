@@ -69,6 +69,10 @@ class StudyRecord:
     created_at: float = 0.0
     finished_reason: str = ""
     """Why it ended; empty while it goes on or was interrupted."""
+    scheduler: str = "none"
+    """What pauses and promotes trials."""
+    extras: dict[str, Any] = field(default_factory=dict)
+    """What was noted about the study since, by topic: `forecast`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +102,21 @@ class TrialRecord:
     num_parameters: int = 0
     started_at: float | None = None
     ended_at: float | None = None
+    constraints: dict[str, float] = field(default_factory=dict)
+    """How far each constraint is broken, as a share of its bound; feasible at 0 or below."""
+    micro_batches: int | None = None
+    """Parts that a batch is computed in since memory was short; None: the trainer chooses."""
     told: bool = False
     """Whether Optuna knows the outcome; the outcome is stored first, so that a crash between the two loses nothing."""
 
     @property
     def value(self) -> float | None:
         return None if self.values is None else self.values[0]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether no constraint is broken."""
+        return all(broken <= 0 for broken in self.constraints.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +175,31 @@ class CheckpointRecord:
     sha256: str
     size: int
     """Bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationRecord:
+    """A trial's configuration trained once more, from another seed."""
+
+    trial_number: int
+    seed: int
+    value: float
+    """First objective; NaN when the run diverged."""
+    metrics: dict[str, float]
+    seconds: float
+    flops: float
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """What a person at another terminal asks of the coordinator."""
+
+    id: int
+    kind: str
+    """stop, prune or enqueue."""
+    payload: dict[str, Any]
+    at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,23 @@ from sqlalchemy import Connection, Table, and_, bindparam, delete, func, insert,
 from hpsearch.storage.records import (
     AttemptRecord,
     CheckpointRecord,
+    ConfirmationRecord,
     DecisionRecord,
     PointRecord,
     StudyRecord,
     TrialRecord,
 )
-from hpsearch.storage.tables import attempts, checkpoints, decisions, points, trials
+from hpsearch.storage.tables import attempts, checkpoints, confirmations, decisions, points, trials
 from hpsearch.storage.transactions import now
 
-Record = TrialRecord | AttemptRecord | PointRecord | DecisionRecord | CheckpointRecord
+Record = TrialRecord | AttemptRecord | PointRecord | DecisionRecord | CheckpointRecord | ConfirmationRecord
 
-_REPLACED: dict[type, Table] = {PointRecord: points, DecisionRecord: decisions, CheckpointRecord: checkpoints}
+_REPLACED: dict[type, Table] = {
+    PointRecord: points,
+    DecisionRecord: decisions,
+    CheckpointRecord: checkpoints,
+    ConfirmationRecord: confirmations,
+}
 
 
 def row_of(record: Record | StudyRecord) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def save(connection: Connection, study_id: int, records: Sequence[Record]) -> No
             for row in rows:
                 _save_attempt(connection, row, time)
         else:
-            if kind is DecisionRecord:
+            if kind in (DecisionRecord, ConfirmationRecord):
                 rows = [row | {"at": row["at"] or time} for row in rows]
             _replace(connection, _REPLACED[kind], rows)
 

@@ -22,18 +22,30 @@ from hpsearch.storage.records import (
     AttemptRecord,
     BudgetRecord,
     CheckpointRecord,
+    ConfirmationRecord,
     DecisionRecord,
     Owner,
     PointRecord,
+    RequestRecord,
     StudyRecord,
     TrialRecord,
     TrialState,
 )
 from hpsearch.storage.saving import Record, row_of, save
-from hpsearch.storage.tables import attempts, checkpoints, decisions, points, studies, trials
-from hpsearch.storage.transactions import Database, now
+from hpsearch.storage.tables import attempts, checkpoints, confirmations, decisions, points, requests, studies, trials
+from hpsearch.storage.transactions import Database, Outage, now
 
-R = TypeVar("R", StudyRecord, TrialRecord, AttemptRecord, PointRecord, DecisionRecord, CheckpointRecord)
+R = TypeVar(
+    "R",
+    StudyRecord,
+    TrialRecord,
+    AttemptRecord,
+    PointRecord,
+    DecisionRecord,
+    CheckpointRecord,
+    ConfirmationRecord,
+    RequestRecord,
+)
 
 
 def _of(table: Table, study_id: int, number: int | None) -> ColumnElement[bool]:
@@ -82,6 +94,13 @@ class Store:
     def url(self) -> str:
         """The database's URL as it may be shown."""
         return masked(self._database.url)
+
+    def sit_out(self, outage: Outage | None) -> None:
+        """From now on, what the calling thread does here outlasts a database that does not answer; None: it does not.
+
+        The thread must be the one that `outage` serves. Other threads fail at once, as without it.
+        """
+        self._database.sit_out(outage)
 
     def now(self) -> float:
         """Seconds since 1970 on the database's clock (UTC)."""
@@ -145,13 +164,22 @@ class Store:
         statement = update(studies).where(studies.c.id == study_id).values(budget=budget)
         self._fenced(study_id, token, lambda connection: connection.execute(statement))
 
+    def set_extras(self, study_id: int, extras: dict[str, Any], *, token: str) -> None:
+        """Replace what was noted about the study."""
+        statement = update(studies).where(studies.c.id == study_id).values(extras=extras)
+        self._fenced(study_id, token, lambda connection: connection.execute(statement))
+
     def delete_study(self, study_id: int) -> None:
         """Delete the study and all that belongs to it here; Optuna's study and the files are the caller's. Raises StudyGone."""
 
-        def work(connection: Connection) -> int:
-            return connection.execute(delete(studies).where(studies.c.id == study_id)).rowcount
+        there = False
 
-        if not self._database.write(work):
+        def work(connection: Connection) -> None:
+            nonlocal there  # A second try, when the first one's answer was lost, finds nothing and is a success.
+            there |= bool(connection.execute(delete(studies).where(studies.c.id == study_id)).rowcount)
+
+        self._database.write(work)
+        if not there:
             raise StudyGone(f"study {study_id} is gone: it was deleted")
 
     # The lease
@@ -230,12 +258,35 @@ class Store:
     def add_checkpoint(self, study_id: int, checkpoint: CheckpointRecord, *, token: str) -> None:
         self.save(study_id, [checkpoint], token=token)
 
+    def add_confirmation(self, study_id: int, confirmation: ConfirmationRecord, *, token: str) -> None:
+        self.save(study_id, [confirmation], token=token)
+
     def forget_checkpoints(self, study_id: int, number: int, iterations: Iterable[int] | None = None, *, token: str) -> None:
         """Forget those of `iterations`; without it, all of the trial's."""
         gone = _of(checkpoints, study_id, number)
         if iterations is not None:
             gone = and_(gone, checkpoints.c.iteration.in_(list(iterations)))
         self._fenced(study_id, token, lambda connection: connection.execute(delete(checkpoints).where(gone)))
+
+    # What is asked of a coordinator
+
+    def request(self, study_id: int, kind: str, payload: dict[str, Any]) -> None:
+        """Ask the study's coordinator for something. Needs no lease: whoever can write to the database can steer a study."""
+
+        def work(connection: Connection) -> None:
+            row = {"study_id": study_id, "kind": kind, "payload": payload, "at": now(connection)}
+            connection.execute(insert(requests).values(row))
+
+        self._database.write(work)
+
+    def requests(self, study_id: int) -> list[RequestRecord]:
+        """What was asked and not yet done, oldest first."""
+        return self._select(RequestRecord, requests, requests.c.study_id == study_id, order=(requests.c.id,))
+
+    def forget_requests(self, study_id: int, done: Iterable[RequestRecord], *, token: str) -> None:
+        """Forget requests that were done."""
+        gone = and_(requests.c.study_id == study_id, requests.c.id.in_([request.id for request in done]))
+        self._fenced(study_id, token, lambda connection: connection.execute(delete(requests).where(gone)))
 
     # Reading
 
@@ -245,6 +296,14 @@ class Store:
         if states is not None:
             which = and_(which, trials.c.state.in_(list(states)))
         return self._select(TrialRecord, trials, which, order=(trials.c.number,))
+
+    def outlines(self, study_id: int) -> list[TrialRecord]:
+        """The study's trials by number, without what takes long to read: params, config, metrics and sample are empty."""
+        left_out: dict[str, Any] = {"params": {}, "config": {}, "metrics": {}, "sample": ""}
+        names = [field.name for field in dataclasses.fields(TrialRecord) if field.name not in left_out]
+        statement = select(*(trials.c[name] for name in names)).where(trials.c.study_id == study_id).order_by(trials.c.number)
+        rows = self._database.read(lambda connection: connection.execute(statement).all())
+        return [TrialRecord(**dict(zip(names, row, strict=True)), **left_out) for row in rows]
 
     def trial(self, study_id: int, number: int) -> TrialRecord:
         """Trial `number`. Raises BadInput that says how many there are."""
@@ -260,6 +319,18 @@ class Store:
         rows = self._database.read(lambda connection: connection.execute(statement).all())
         return dict.fromkeys(TrialState, 0) | {row[0]: row[1] for row in rows}
 
+    def worked_s(self, study_id: int) -> float:
+        """Seconds in which at least one trial was in a slot, by attempts that have ended."""
+        spans = select(attempts.c.started_at, attempts.c.ended_at).where(
+            attempts.c.study_id == study_id, attempts.c.ended_at.is_not(None)
+        )
+        in_order = spans.order_by(attempts.c.started_at)
+        total = until = 0.0
+        for start, end in self._database.read(lambda connection: connection.execute(in_order).all()):
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return total
+
     def attempts(self, study_id: int, number: int | None = None) -> list[AttemptRecord]:
         return self._of_trial(AttemptRecord, attempts, study_id, number, "attempt")
 
@@ -270,6 +341,10 @@ class Store:
     def decisions(self, study_id: int, number: int | None = None) -> list[DecisionRecord]:
         """The decisions by trial, rung and time."""
         return self._of_trial(DecisionRecord, decisions, study_id, number, "rung", "at")
+
+    def confirmations(self, study_id: int, number: int | None = None) -> list[ConfirmationRecord]:
+        """The confirmations by trial and seed."""
+        return self._of_trial(ConfirmationRecord, confirmations, study_id, number, "seed")
 
     def checkpoints(self, study_id: int, number: int | None = None) -> list[CheckpointRecord]:
         """The checkpoints by trial and iteration."""

@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from hpsearch.storage.records import BudgetRecord, TrialState
 
-REVISION = "0001"
+REVISION = "0002"
 VERSION_TABLE = "hps_alembic_version"  # Optuna's is `alembic_version`
 
 metadata = MetaData()
@@ -63,7 +63,7 @@ class Metrics(TypeDecorator[dict[str, float]]):
         return {name: _finite(number) for name, number in (value or {}).items()}
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, float]:
-        return {name: math.nan if number is None else number for name, number in value.items()}
+        return {name: math.nan if number is None else number for name, number in (value or {}).items()}
 
 
 class Items(TypeDecorator[tuple[Any, ...]]):
@@ -77,6 +77,16 @@ class Items(TypeDecorator[tuple[Any, ...]]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> tuple[Any, ...] | None:
         return None if value is None else tuple(math.nan if item is None else item for item in value)
+
+
+class Extras(TypeDecorator[dict[str, Any]]):
+    """A JSON object; NULL, as in rows older than the column, is an empty one."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any]:
+        return value or {}
 
 
 class Budget(TypeDecorator[BudgetRecord]):
@@ -135,6 +145,8 @@ studies = Table(
     Column("trials_target", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("finished_reason", Prose, nullable=False),
+    Column("scheduler", String(255), nullable=False),
+    Column("extras", Extras),
     # The lease. In the study's row, because the lock on that row is what orders a coordinator's writes and a take-over.
     Column("lease_host", String(255)),
     Column("lease_pid", BigInteger),
@@ -166,6 +178,8 @@ trials = Table(
     Column("num_parameters", BigInteger, nullable=False),
     Column("started_at", Double),
     Column("ended_at", Double),
+    Column("constraints", Metrics),
+    Column("micro_batches", Integer),
     Column("told", Boolean, nullable=False),
     Index("hps_trials_by_state", "study_id", "state"),
 )
@@ -217,6 +231,26 @@ decisions = _of_trial(
     Column("action", String(16), primary_key=True),
     Column("reason", Prose, nullable=False),
     Column("decided_by", String(255), nullable=False),
+    Column("at", Double, nullable=False),
+)
+
+confirmations = _of_trial(
+    "hps_confirmations",
+    Column("seed", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Measured),
+    Column("metrics", Metrics, nullable=False),
+    Column("seconds", Measured),
+    Column("flops", Measured),
+    Column("at", Double, nullable=False),
+)
+
+requests = Table(
+    "hps_requests",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("study_id", Integer, ForeignKey(studies.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("payload", JSON, nullable=False),
     Column("at", Double, nullable=False),
 )
 

@@ -6,12 +6,13 @@ import contextlib
 import itertools
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, literal_column, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, literal_column, select
+from sqlalchemy.exc import DBAPIError
 
 from hpsearch.errors import BadInput, HpsearchError, StoppedForNow, StorageUnreachable, StudyGone
 from hpsearch.storage.engine import BUSY_TIMEOUT_S, masked
@@ -20,6 +21,12 @@ T = TypeVar("T")
 
 PATIENCE_S = float(BUSY_TIMEOUT_S)
 """How long a transaction that the database refused for the moment is tried again."""
+
+OUTAGE_POLL_S = 0.1
+"""How often `Outage.waiting` is called, at the least, beside the time that it takes itself."""
+
+_OUTAGE_PAUSES_S = (0.1, 5.0)
+"""The first and the longest pause between two tries while the database does not answer."""
 
 _CLOCKS = {
     # Milliseconds on SQLite; unixepoch('subsec') would need SQLite 3.42.
@@ -30,7 +37,33 @@ _CLOCKS = {
 
 _REFUSED_LOGIN = (1044, 1045, 1049, 1698)  # MySQL: no access, wrong password, no such database
 _REFUSED_LOGIN_WORDS = ("password authentication failed", "no password supplied", "does not exist", "pg_hba.conf")
+_CONNECTION_ERRORS = ("OperationalError", "InterfaceError", "ConnectionTimeout")
 _TRY_AGAIN = ("40001", "40P01", "55P03", 1205, 1213)  # serialization failure, deadlock, lock wait timeout
+
+_AWAY = (1040, 1053, 1077, 1079, 1158, 1159, 1160, 1161, 1927, 2002, 2003, 2006, 2013, 2055, 4031)
+"""MySQL: too many connections, shutting down, killed, connection refused or lost."""
+_AWAY_STATES = ("08", "25P03", "53300", "57P01", "57P02", "57P03")
+"""PostgreSQL, by prefix: connection lost, cut while frozen, too many connections, shutting down, crashed, starting up."""
+
+
+class DatabaseAway(StorageUnreachable):
+    """The database does not answer; the same transaction succeeds once it does."""
+
+
+class Outage(Protocol):
+    """What a coordinator does while its database does not answer.
+
+    Both methods are called in the middle of a transaction, and of Optuna's, which hold locks: neither may use the database.
+    """
+
+    def waiting(self, seconds: float, reason: str) -> None:
+        """The database has not answered for so long; called at least ten times a second, beside the time that it takes itself.
+
+        An error that it raises passes to the caller of the transaction, which is then not tried again.
+        """
+
+    def over(self, seconds: float) -> None:
+        """The database answers again, after so long."""
 
 
 def now(connection: Connection) -> float:
@@ -66,6 +99,24 @@ def passing(error: BaseException) -> bool:
     return _code(cause) in _TRY_AGAIN
 
 
+def _refused_login(cause: BaseException) -> bool:
+    code = _code(cause)
+    if code is None:  # PostgreSQL's reason for refusing a connection comes as text only
+        return "FATAL" in str(cause) and any(word in str(cause) for word in _REFUSED_LOGIN_WORDS)
+    return code in (*_REFUSED_LOGIN, "28P01", "28000", "3D000")
+
+
+def _away(cause: BaseException) -> bool:
+    """Whether the driver's error says that there is no server, or none yet."""
+    if isinstance(cause, sqlite3.Error) or _refused_login(cause):
+        return False
+    code = _code(cause)
+    if isinstance(code, int):
+        return code in _AWAY or (code == 0 and type(cause).__name__ == "InterfaceError")  # pymysql: the connection was closed
+    # Without a state it is libpq that speaks, and not a server.
+    return str(code).startswith(_AWAY_STATES) if code else type(cause).__name__ in _CONNECTION_ERRORS
+
+
 def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
     """What `error` means to a person; None where it is a bug."""
     cause = _driver_error(error)
@@ -87,9 +138,7 @@ def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
         return StudyGone(f"{where}: the tables are gone: the database was deleted or replaced")
     if code == "53100":
         return StoppedForNow(f"{where}: the server's disk is full; free some space and run the same command again")
-    if code in _REFUSED_LOGIN or code in ("28P01", "28000", "3D000"):
-        return BadInput(f"{where}: {text}; check the user, the password and the database's name")
-    if code is None and any(word in str(cause) for word in _REFUSED_LOGIN_WORDS) and "FATAL" in str(cause):
+    if _refused_login(cause):
         return BadInput(f"{where}: {text}; check the user, the password and the database's name")
     # So drivers report a lost connection; each has classes of its own by these names (PEP 249).
     if any(kind.__name__ in ("OperationalError", "InterfaceError") for kind in type(cause).__mro__):
@@ -115,15 +164,28 @@ def storage_errors(url: URL) -> Iterator[None]:
 
 
 class Database:
-    """The transactions of one engine. `work` runs as a whole or not at all, and may run more than once."""
+    """The transactions of one engine. `work` runs as a whole or not at all, and may run more than once.
+
+    That holds for Optuna's transactions on the same engine too: no error of a lost connection is lost among others.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._writer = engine.execution_options(writes=True)
+        self._outage: Outage | None = None
+        self._thread = 0
+        event.listen(engine, "handle_error", self._notice)
 
     @property
     def url(self) -> URL:
         return self.engine.url
+
+    def sit_out(self, outage: Outage | None) -> None:
+        """From now on, transactions of the calling thread outlast a database that does not answer; None: they do not.
+
+        Those of other threads, and of readers, fail at once: `outage` serves what belongs to its own thread.
+        """
+        self._outage, self._thread = outage, threading.get_ident()
 
     def read(self, work: Callable[[Connection], T]) -> T:
         return self._run(self.engine, work)
@@ -132,17 +194,45 @@ class Database:
         return self._run(self._writer, work)
 
     def patiently(self, attempt: Callable[[], T]) -> T:
-        """Call `attempt` until the database does not refuse it for the moment, for at most a minute."""
+        """Call `attempt` until the database takes it.
+
+        Where it is locked, or chose this transaction to end a deadlock, for at most a minute. Where it does not answer, as
+        long as the outage that was given to `sit_out` allows. Raises DatabaseAway, StorageUnreachable and the like.
+        """
+        outage = self._outage if threading.get_ident() == self._thread else None
+        away_since: float | None = None
+        refused_since: float | None = None
+        pauses = _pauses(0.01, 2.0)
         with storage_errors(self.url):
-            deadline = time.monotonic() + PATIENCE_S
-            for number in itertools.count():
+            while True:
                 try:
-                    return attempt()
-                except (SQLAlchemyError, sqlite3.Error) as error:
-                    if not passing(error) or time.monotonic() > deadline:
+                    result = attempt()
+                except DatabaseAway as error:
+                    if outage is None:
                         raise
-                time.sleep(min(2.0, 0.01 * 2**number) * random.uniform(0.5, 1.0))
-        raise AssertionError  # the loop returns or raises
+                    if away_since is None:
+                        away_since, pauses = time.monotonic(), _pauses(*_OUTAGE_PAUSES_S)
+                    _wait(next(pauses), outage, away_since, str(error))
+                    continue
+                except Exception as error:
+                    _answered(outage, away_since)
+                    away_since = None
+                    refused_since = refused_since or time.monotonic()
+                    if not passing(error) or time.monotonic() > refused_since + PATIENCE_S:
+                        raise
+                    time.sleep(next(pauses))
+                    continue
+                _answered(outage, away_since)
+                return result
+
+    def _notice(self, context: ExceptionContext) -> None:
+        """Name a lost connection at once: Optuna would sleep and try again without its caller, five times."""
+        if not _away(context.original_exception):
+            return
+        context.is_disconnect = True  # SQLAlchemy does not know all of them, and would keep the connection
+        if not context.is_pre_ping:
+            known = _in_our_words(context.sqlalchemy_exception or context.original_exception, self.url)
+            raise DatabaseAway(str(known))
 
     def _run(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         def attempt() -> T:
@@ -150,3 +240,23 @@ class Database:
                 return work(connection)
 
         return self.patiently(attempt)
+
+
+def _pauses(first_s: float, longest_s: float) -> Iterator[float]:
+    """Twice as long each time, and never quite the same: many clients must not come back all at once."""
+    for number in itertools.count():
+        yield min(longest_s, first_s * 2.0 ** min(number, 32)) * random.uniform(0.5, 1.0)
+
+
+def _answered(outage: Outage | None, away_since: float | None) -> None:
+    if outage is not None and away_since is not None:
+        outage.over(time.monotonic() - away_since)
+
+
+def _wait(pause_s: float, outage: Outage, since: float, reason: str) -> None:
+    end = time.monotonic() + pause_s
+    while (left := end - time.monotonic()) > 0:
+        called = time.monotonic()
+        outage.waiting(called - since, reason)
+        spent = time.monotonic() - called
+        time.sleep(max(0.0, min(left, OUTAGE_POLL_S) - spent))

@@ -8,7 +8,6 @@ after it. So whatever stops the process, every checkpoint is whole, or has no ch
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
@@ -25,13 +24,12 @@ from torch import Tensor
 from hpsearch.config import TrialConfig
 from hpsearch.errors import StoppedForNow
 from hpsearch.training.events import CheckpointSaved
+from hpsearch.training.memory import DISK_FULL
 
 BEST = "best.safetensors"
 PATTERN = "step-*.pt"
 TEMPORARY = ".tmp"
 CHECKSUM = ".sha256"
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says when no more can be written: disk full, quota, largest file size."""
 
 UNRELATED = frozenset(
     {
@@ -69,7 +67,7 @@ def disk_full_stops(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         reason = (error.strerror or "no space left").lower()
         raise StoppedForNow(f"{what}: {reason}; make room, then run the same command again") from error

@@ -19,6 +19,7 @@ from hpsearch.data.corruption import first_half, pack_pair
 from hpsearch.data.tokenizer import Tokenizer
 from hpsearch.errors import BadInput
 from hpsearch.model.transformer import Transformer
+from hpsearch.training.heartbeat import beat
 
 MASK = "<mask>"
 """How a prompt spells the special token [MASK]."""
@@ -111,6 +112,7 @@ def next_tokens(
     limit = context_limit(model)
     window_BT, token_B, cache = prompt_BT[:, -limit:], None, None
     for _ in range(count):
+        beat()
         if window_BT.shape[1] > limit:
             window_BT, cache = window_BT[:, -max(1, limit // 2) :], None
         if not use_cache:

@@ -29,13 +29,17 @@ from hpsearch.model.losses import bits_per_byte, loss_counts, loss_terms
 from hpsearch.model.transformer import ModelOutput, Transformer
 from hpsearch.training import device as devices
 from hpsearch.training.allocator import keeping_freed_memory
+from hpsearch.training.branch import decay_branch
 from hpsearch.training.checkpoints import CheckpointStore, checkpoint_folder, disk_full_stops, run_digest
 from hpsearch.training.events import Answer, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
 from hpsearch.training.generation import evaluating
+from hpsearch.training.heartbeat import beat
 from hpsearch.training.log import open_log
+from hpsearch.training.memory import short_of_memory
+from hpsearch.training.meter import Meter
 from hpsearch.training.optimizers import build_optimizers, describe_groups, set_learning_rate
 from hpsearch.training.sample import sample_divergence, write_sample
-from hpsearch.training.schedules import evaluation_due, learning_rate_at, rung_at, save_due
+from hpsearch.training.schedules import branch_rates, evaluation_due, learning_rate_at, rung_at, save_due
 
 
 @dataclass
@@ -53,41 +57,10 @@ class State:
     """Least held-out measure so far."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last evaluation."""
+    branch_steps: int = 0
+    """Taken on decay branches."""
     micro_batches: int = 1
     """Parts of a batch. A resumed run keeps them, as the order of its sums depends on them, unless memory is shorter now."""
-
-
-class Meter:
-    """What the steps measured, summed on the device, so that nothing waits for it before it is read."""
-
-    def __init__(self, device: torch.device) -> None:
-        # Rows: since the last evaluation, since the last log line. Columns: loss, gradient norm, steps.
-        self.sums_23 = torch.zeros(2, 3, dtype=torch.float64, device=device)
-        # Columns: loss, gradient norm. Rows: first step at which it was not finite (0: none yet), and its value there.
-        self.bad_22 = torch.zeros(2, 2, dtype=torch.float64, device=device)
-        self.one = torch.ones((), device=device)
-
-    def add(self, loss: Tensor, grad_norm: Tensor, step: int) -> None:
-        measured_3 = torch.stack((loss, grad_norm, self.one))
-        self.sums_23 += measured_3
-        if not measured_3.is_cuda and measured_3.isfinite().all():
-            return  # On the CPU a look costs less than the arithmetic below.
-        first_2 = (self.bad_22[0] == 0) & ~measured_3[:2].isfinite()
-        self.bad_22[0].masked_fill_(first_2, step)
-        self.bad_22[1] = torch.where(first_2, measured_3[:2], self.bad_22[1])
-
-    def divergence(self) -> str:
-        """What went wrong first, and when; empty while nothing did. Waits for the device."""
-        (loss_step, norm_step), (loss, norm) = self.bad_22.tolist()
-        if loss_step and (not norm_step or loss_step <= norm_step):
-            return f"the loss was {loss} at step {loss_step:.0f}"
-        return f"the gradient norm was {norm} at step {norm_step:.0f}" if norm_step else ""
-
-    def take(self, row: int) -> tuple[float, float]:
-        """Mean loss and gradient norm of window `row`, which starts anew."""
-        loss, norm, steps = self.sums_23[row].tolist()
-        self.sums_23[row].zero_()
-        return (loss / steps, norm / steps) if steps else (math.nan, math.nan)
 
 
 def train(
@@ -100,6 +73,7 @@ def train(
     resume: bool = True,
     objectives: Sequence[str] = ("val_bpb",),
     micro_batches: int | None = None,
+    branch_rungs: Sequence[int] = (),
 ) -> Generator[Event, Answer | None, TrainResult]:
     """Train one model, yielding events and obeying the answers (None is CONTINUE); its return value is how it ended.
 
@@ -109,12 +83,18 @@ def train(
     objectives: what must be in the result's metrics; generation_divergence is measured only if it is among them.
     micro_batches: parts that a batch is computed in, to save memory; gradients are the whole batch's, but for the order of
     sums and for dropout, which draws other masks. None: by `device.micro_batches_for`, with a Warned when they are several.
+    branch_rungs: rungs at which a WSD run is also measured after a short decay on the side (`schedules.branch_rates`): the
+    point's metrics then have `branch_val_loss` and `branch_val_bpb` too. Its FLOPs and seconds count, its tokens do not; the
+    run goes on as if nothing had been.
 
     Torch's global generator, number of threads and matrix precision are this run's: one run at a time in a process.
-    Raises StoppedForNow when the disk is full, and torch.OutOfMemoryError as it comes.
+    Between events it beats (`training.heartbeat`), and obeys there too.
+    Raises StoppedForNow when the disk is full, and OutOfMemory, with the parts of a batch, when memory is.
     """
     with contextlib.ExitStack() as stack:
+        state = State()
         stack.enter_context(disk_full_stops(f"{folder}"))
+        stack.enter_context(short_of_memory(lambda: state.micro_batches))
         folder.mkdir(parents=True, exist_ok=True)
         log = stack.enter_context(open_log(config, folder))
         place = devices.prepare(device, threads)
@@ -123,12 +103,13 @@ def train(
         torch.manual_seed(config.seed)
         counts = count(config)
         needed = micro_batches or devices.micro_batches_for(config, counts, place)
+        state.micro_batches = needed
         model = Transformer(config).to(place).train()
         optimizers = build_optimizers(model, config)
         compiled = devices.compile_mode(config, counts, place)
         forward = torch.compile(model, mode=compiled) if compiled else model
         parameters = list(model.parameters())
-        state, meter, answer = State(), Meter(place), Answer.CONTINUE
+        meter, answer = Meter(place), Answer.CONTINUE
 
         store = CheckpointStore(checkpoint_folder(config, folder), config.max_save_num)
         digest = run_digest(config, corpus.fingerprint)
@@ -173,6 +154,32 @@ def train(
             log.info("end", extra={"outcome": str(outcome), "iteration": state.iteration, "reason": reason, "metrics": metrics})
             return TrainResult(outcome, state.iteration, reason, metrics, sample, devices.peak_memory(place))
 
+        def step(batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+            """One optimizer step; the batch's loss and the gradients' norm."""
+            beat()
+            set_learning_rate(optimizers, rate)
+            loss = backward(forward, batch, config, state.micro_batches, place)
+            norm = clip(parameters, config.grad_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+            for parameter in parameters:
+                parameter.grad = None
+            return loss, norm
+
+        def branch() -> dict[str, float]:
+            """What a short decay from here measures; nothing where there is none to make, or it diverged."""
+            rates = branch_rates(state.iteration, config)
+            found = decay_branch(
+                model,
+                optimizers,
+                rates,
+                # A batch is a function of its number, so the run's own, which are next, can be looked at ahead.
+                lambda number, rate: step(train_batch(corpus, config, state.iteration + number).to(place), rate),
+                lambda: evaluate(model, held_out, config, measure) if rates else {},
+            )
+            state.branch_steps += len(rates)
+            return found if all(map(math.isfinite, found.values())) else {}
+
         batches = stack.enter_context(contextlib.closing(_batches(corpus, config, state.iteration, place)))
         while True:
             if (
@@ -186,11 +193,16 @@ def train(
                         return ended(Outcome.DIVERGED, f"{name} was {value} at step {state.iteration}")
                 loss, grad_norm = meter.take(0)
                 step_seconds = state.seconds - state.seconds_at_rung
+                if state.rung + 1 in branch_rungs:
+                    began = time.perf_counter()
+                    metrics |= branch()
+                    state.seconds += time.perf_counter() - began
+                    logged_seconds += time.perf_counter() - began
                 point = EvalPoint(
                     rung=state.rung + 1,
                     iteration=state.iteration,
                     tokens=state.iteration * tokens_per_step,
-                    flops=state.iteration * tokens_per_step * counts.flops_per_token,
+                    flops=(state.iteration + state.branch_steps) * tokens_per_step * counts.flops_per_token,
                     seconds=state.seconds,
                     train_loss=loss,
                     metrics=metrics,
@@ -222,13 +234,7 @@ def train(
 
             began = time.perf_counter()
             rate = learning_rate_at(state.iteration, config)
-            set_learning_rate(optimizers, rate)
-            train_loss = backward(forward, next(batches), config, state.micro_batches, place)
-            norm = clip(parameters, config.grad_clip)
-            for optimizer in optimizers:
-                optimizer.step()
-            for parameter in parameters:
-                parameter.grad = None
+            train_loss, norm = step(next(batches), rate)
             state.iteration += 1
             meter.add(train_loss, norm, state.iteration)
             # On a GPU the meter is read only where the run waits for the device anyway.
@@ -238,13 +244,14 @@ def train(
             state.seconds += time.perf_counter() - began
             if trouble:
                 return ended(Outcome.DIVERGED, trouble)
+            answer = beat()
             if log_due:
                 loss, grad_norm = meter.take(1)
                 speed = (state.iteration - logged_at) * tokens_per_step / (state.seconds - logged_seconds)
                 logged_at, logged_seconds = state.iteration, state.seconds
                 progress = Progress(state.iteration, loss, rate, speed)
                 log.info("step", extra=asdict(progress) | {"grad_norm": grad_norm})
-                answer = (yield progress) or Answer.CONTINUE
+                answer = _stronger(answer, (yield progress))
 
         more = {
             "train_seconds": state.seconds,
@@ -261,6 +268,7 @@ def evaluate(model: Transformer, batches: Sequence[Batch], config: TrialConfig, 
     sums_3 = torch.zeros(3, dtype=torch.float64, device=batches[0].inputs_BT.device)
     with evaluating(model), devices.autocast(sums_3.device):
         for batch in batches:
+            beat()
             losses = loss_terms(model(batch), batch, config)
             sums_3 += torch.stack((losses.ce_sum.double(), losses.count.double(), batch.bytes_BT.sum().double()))
     nats, tokens, size = sums_3.tolist()

@@ -12,6 +12,9 @@ from hpsearch.config import TrialConfig
 WSD_DECAY_FRACTION = 0.2
 """Share of `lr_decay_iters`, at its end, in which `wsd` decays (arXiv:2405.18392 finds 10 to 20 % enough)."""
 
+BRANCH_SHARE = 0.1
+"""Steps of a decay branch, as a part of those before it."""
+
 
 def learning_rate_at(iteration: int, config: TrialConfig) -> float:
     """Learning rate of the step that follows `iteration` finished ones.
@@ -26,7 +29,7 @@ def learning_rate_at(iteration: int, config: TrialConfig) -> float:
         return peak * (iteration + 1) / (warmup + 1)
     if config.lr_schedule == "constant":
         return peak
-    start = max(warmup, end * (1 - WSD_DECAY_FRACTION)) if config.lr_schedule == "wsd" else warmup
+    start = _wsd_decay_start(config) if config.lr_schedule == "wsd" else warmup
     if iteration >= end:
         share = 0.0
     elif iteration <= start:
@@ -36,6 +39,22 @@ def learning_rate_at(iteration: int, config: TrialConfig) -> float:
         if config.lr_schedule == "cosine":
             share = 0.5 * (1 - math.cos(math.pi * share))
     return peak * (config.lr_decay_ratio + (1 - config.lr_decay_ratio) * share)
+
+
+def branch_rates(iteration: int, config: TrialConfig) -> list[float]:
+    """Learning rates of a short decay after `iteration` steps: WSD's own, in BRANCH_SHARE as many steps, at least one.
+
+    Empty where there is nothing to branch off from: for other schedules, and once the run's own decay has begun.
+    """
+    if config.lr_schedule != "wsd" or not 0 < iteration <= _wsd_decay_start(config):
+        return []
+    steps = max(1, round(BRANCH_SHARE * iteration))
+    rate, least = learning_rate_at(iteration, config), config.lr_decay_ratio
+    return [rate * (least + (1 - least) * (steps - step) / steps) for step in range(steps)]
+
+
+def _wsd_decay_start(config: TrialConfig) -> float:
+    return max(config.warmup_steps, config.lr_decay_iters * (1 - WSD_DECAY_FRACTION))
 
 
 def evaluation_due(iteration: int, config: TrialConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from hpsearch.config import DataConfig, TrialConfig, canonical
 from hpsearch.data.corpus import Corpus, open_corpus
-from hpsearch.errors import BadInput, ConfigError, DataError
+from hpsearch.errors import ConfigError, DataError, NoTrialSucceeded
+from hpsearch.training import heartbeat
 from hpsearch.training.checkpoints import CheckpointStore, checkpoint_folder
-from hpsearch.training.events import EvalPoint, Outcome, TrainResult, Warned
+from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult, Warned
 from hpsearch.training.generation import Sampling, generate
 from hpsearch.training.loop import train
 from hpsearch.training.schedules import steps_for_epochs
@@ -29,12 +31,14 @@ def train_config(
     fingerprint: str = "",
     objectives: Sequence[str] = (),
     say: Callable[[str], None],
+    asked: Callable[[], Answer] = lambda: Answer.CONTINUE,
 ) -> TrainResult:
     """Train one config and leave weights, tokenizer, log and sample in `folder`; goes on from a checkpoint that is there.
 
     settings: hyperparameters as `TrialConfig.build` takes them, with max_iters or num_epochs. fingerprint: of the text that
     is expected; empty where any will do. objectives: what must be among the metrics. say: gets a line for each evaluation.
-    Raises DataError for another text, BadInput when the run diverges.
+    asked: called at each step; at PAUSE the run leaves a checkpoint, and returns without having exported anything.
+    Raises DataError for another text, NoTrialSucceeded when the run diverges.
     """
     draft = TrialConfig.build({"max_iters": 1} | canonical(settings))
     corpus = open_corpus(data, vocab_size=draft.vocab_size, architecture=draft.architecture, cache_dir=cache_dir)
@@ -46,20 +50,23 @@ def train_config(
     corpus.require(draft.context_length, draft.eval_iters)
     config = _on(corpus, canonical(settings), draft)
     run = train(config, corpus, folder, device=device, threads=threads, objectives=objectives)
-    try:
-        while True:
-            match next(run):
-                case EvalPoint() as point:
-                    measured = ", ".join(f"{name} {value:.4f}" for name, value in point.metrics.items())
-                    say(f"step {point.iteration}/{config.max_iters}: {measured} ({point.tokens_per_s:,.0f} tokens/s)")
-                case Warned(message):
-                    say(message)
-    except StopIteration as stop:
-        result: TrainResult = stop.value
-    finally:
-        run.close()
+    with heartbeat.listening(asked), contextlib.closing(run):
+        try:
+            event = next(run)
+            while True:
+                match event:
+                    case EvalPoint() as point:
+                        measured = ", ".join(f"{name} {value:.4f}" for name, value in point.metrics.items())
+                        say(f"step {point.iteration}/{config.max_iters}: {measured} ({point.tokens_per_s:,.0f} tokens/s)")
+                    case Warned(message):
+                        say(message)
+                event = run.send(asked())
+        except StopIteration as stop:
+            result: TrainResult = stop.value
     if result.outcome is Outcome.DIVERGED:
-        raise BadInput(f"the run diverged: {result.reason}; try a smaller learning_rate")
+        raise NoTrialSucceeded(f"the run diverged: {result.reason}; try a smaller learning_rate")
+    if result.outcome is not Outcome.COMPLETE:
+        return result
     newest = CheckpointStore(checkpoint_folder(config, folder), config.max_save_num).paths()[0]
     export_weights(config, newest, corpus.tokenizer, folder)
     return result

@@ -12,7 +12,7 @@ import pytest
 from cli import Cli
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from hpsearch.service.dashboard import open_server, refusal
+from hpsearch.service.dashboard import Door, open_server
 
 FLAGS = [
     "--no-sandbox",
@@ -87,6 +87,69 @@ def test_the_dashboard_refuses_other_hosts_and_other_origins(dashboard: str) -> 
     assert request(dashboard, "DELETE", "/api/studies/99", Origin=own) == 404
 
 
+TOKEN = "a-long-random-word"
+
+
+@pytest.fixture(scope="module")
+def guarded(finished: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a dashboard that needs a token, and that other machines could reach were it not bound to loopback."""
+    file = tmp_path_factory.mktemp("secrets") / "token"
+    file.write_text(f"{TOKEN}\n")
+    running = finished.start("dashboard", "--port", "0", "--token-file", str(file), "--allow-host", "hpsearch.example")
+    assert running.stderr is not None
+    found = re.search(r"http://127\.0\.0\.1:\d+", running.stderr.readline())
+    assert found
+    yield found.group()
+    running.terminate()
+    assert running.wait(timeout=20) == 0
+
+
+def test_a_token_is_needed_on_every_route(guarded: str) -> None:
+    for path in ("/", "/dashboard", "/api/studies", "/static/bundle.js", "/no/such/page"):
+        assert request(guarded, "GET", path) == 401
+        assert request(guarded, "GET", path, Authorization="Bearer a-long-random-worm") == 401
+    assert request(guarded, "GET", "/?token=a-long-random-worm") == 401
+    assert request(guarded, "DELETE", "/api/studies/99") == 401
+    assert request(guarded, "POST", f"/?token={TOKEN}") == 401
+    assert request(guarded, "GET", "/api/studies", Authorization=f"Bearer {TOKEN}") == 200
+    assert request(guarded, "DELETE", "/api/studies/99", Authorization=f"bearer {TOKEN}") == 404
+    assert request(guarded, "GET", "/api/studies", Authorization=f"Bearer {TOKEN}", Host="evil.example") == 403
+    assert request(guarded, "GET", "/api/studies", Authorization=f"Bearer {TOKEN}", Host="hpsearch.example:80") == 200
+
+
+def test_a_browser_gives_the_token_once(browser: Browser, guarded: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    assert page.goto(f"{guarded}/dashboard").status == 401  # type: ignore[union-attr]
+    page.goto(f"{guarded}/dashboard?token={TOKEN}")
+    assert page.url == f"{guarded}/dashboard"
+    page.get_by_text("tiny").first.wait_for(timeout=60_000)
+    (cookie,) = context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+    assert TOKEN not in cookie["value"]
+    own = {"Cookie": f"{cookie['name']}={cookie['value']}"}
+    assert request(guarded, "DELETE", "/api/studies/99", **own) == 403
+    assert request(guarded, "DELETE", "/api/studies/99", Origin="http://evil.example", **own) == 403
+    assert request(guarded, "DELETE", "/api/studies/99", Origin=guarded, **own) == 404
+    assert request(guarded, "GET", "/api/studies", Cookie=f"{cookie['name']}={'0' * 64}") == 401
+    context.close()
+
+
+def test_a_login_never_leads_to_another_site(guarded: str) -> None:
+    connection = http.client.HTTPConnection(guarded.split("/")[2], timeout=20)
+    connection.request("GET", f"//evil.example/?token={TOKEN}&page=a%0d%0ab")
+    response = connection.getresponse()
+    assert (response.status, response.getheader("Location")) == (303, "/evil.example/?page=a%0D%0Ab")
+    connection.close()
+
+
+def test_beyond_loopback_a_long_token_is_needed(finished: Cli) -> None:
+    done = finished.run("dashboard", "--host", "0.0.0.0", "--port", "0")
+    assert (done.returncode, "needs a token (--token-file, or HPSEARCH_TOKEN)" in done.stderr) == (2, True)
+    done = finished.run("dashboard", "--host", "0.0.0.0", "--port", "0", HPSEARCH_TOKEN="short")
+    assert (done.returncode, "16 or more" in done.stderr) == (2, True)
+
+
 def test_a_taken_port_is_named(finished: Cli, dashboard: str) -> None:
     port = re.search(r":(\d+)/", dashboard)
     assert port
@@ -117,8 +180,8 @@ def test_the_report_asks_for_nothing_else(finished: Cli, tmp_path: Path) -> None
 
 
 def test_a_host_that_cannot_be_read_is_refused() -> None:
-    assert "unknown host" in refusal({"HTTP_HOST": "[::1", "REQUEST_METHOD": "GET"})
-    assert refusal({"HTTP_HOST": "[::1]:80", "REQUEST_METHOD": "POST", "HTTP_ORIGIN": "http://[::1]:80"}) == ""
+    assert "unknown host" in Door().refusal({"HTTP_HOST": "[::1", "REQUEST_METHOD": "GET"})
+    assert Door().refusal({"HTTP_HOST": "[::1]:80", "REQUEST_METHOD": "POST", "HTTP_ORIGIN": "http://[::1]:80"}) == ""
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")

@@ -305,3 +305,11 @@ def test_the_prefetcher_copies_to_the_gpu(pydoc: Opener) -> None:
         for place, batch in enumerate(prefetched):
             assert batch.inputs_BT.is_cuda
             assert same(batch.to("cpu"), train_batch(corpus, settings, place))
+
+
+def test_an_encoder_may_have_a_vocabulary_of_few_characters(write: Write, tmp_path: Path) -> None:
+    data = DataConfig(text=str(write("t.txt", "ab " * 4000)), tokenizer="chars")
+    corpus = open_corpus(data, vocab_size=260, architecture="encoder", cache_dir=tmp_path / "cache")
+    batch = train_batch(corpus, config("encoder"), 0)
+    assert (batch.bytes_BT[batch.targets_BT == IGNORED] == 0).all()
+    assert (batch.bytes_BT[batch.targets_BT != IGNORED] == 1).all()

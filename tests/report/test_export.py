@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +16,8 @@ from ruamel.yaml import YAML
 
 from hpsearch.config import HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import BadInput, SpaceError
-from hpsearch.report.export import best_config_yaml, read_config, to_json
+from hpsearch.report.export import best_config_yaml, config_yaml, parse_value, read_config, to_json
+from hpsearch.report.formats import WRITERS, to_command, to_toml
 from hpsearch.report.view import StudyView
 from hpsearch.storage.records import TrialState
 
@@ -33,8 +37,9 @@ Write = Callable[[str], Path]
 
 def test_every_trial_comes_back_from_its_export_as_it_was(view: StudyView, write: Write) -> None:
     for trial in view.trials:
-        for text in (best_config_yaml(view, trial), to_json(view, trial)):
-            read = read_config(write(text))
+        for form in ("yaml", "json", "toml"):
+            path = write(WRITERS[form](view, trial))
+            read = read_config(path.rename(path.with_suffix(f".{form}")))
             assert read.config.concrete() == trial.config
             assert read.config == TrialConfig.build(
                 trial.params | {"max_iters": 500, "eval_interval": 50, "vocab_size": 256, "d_ff": 1024}
@@ -84,15 +89,62 @@ def test_a_reason_of_several_lines_stays_inside_its_comment(view: StudyView, wri
 def test_floats_and_texts_read_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, view: StudyView, rate: float, text: str, weights: dict[str, float]
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "exact.yaml"
+    paths = [tmp_path_factory.getbasetemp() / f"exact.{form}" for form in ("yaml", "toml")]
     trial = replace(view.trials[0], config=view.trials[0].config | {"learning_rate": rate, "save_dir": text})
     study = replace(view.study, data={"text": weights, "tokenizer": "bpe", "validation": text})
-    path.write_text(best_config_yaml(StudyView(study, view.trials), trial), encoding="utf-8")
-    read = read_config(path)
-    assert read.config.learning_rate == rate
-    assert read.config.save_dir == text
-    assert read.data.text == weights
-    assert read.data.validation == text
+    for path, writer in zip(paths, (best_config_yaml, to_toml), strict=True):
+        path.write_text(writer(StudyView(study, view.trials), trial), encoding="utf-8")
+        read = read_config(path)
+        assert read.config.learning_rate == rate
+        assert read.config.save_dir == text
+        assert read.data.text == weights
+        assert read.data.validation == text
+    again = paths[0].with_name("again.yaml")
+    again.write_text(config_yaml(read), encoding="utf-8")
+    assert read_config(again) == dataclasses.replace(read, study=None)
+
+
+@given(text=st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_the_command_line_gives_every_value_as_it_was(view: StudyView, text: str) -> None:
+    trial = replace(view.trials[0], config=view.trials[0].config | {"save_dir": text or "x", "learning_rate": 1e-5})
+    study = replace(view.study, data={"text": {"a b.txt": 0.25, text: 1.0}, "tokenizer": "bpe", "validation": 0.1})
+    told = to_command(StudyView(study, view.trials), trial)
+    words = shlex.split(told[told.index("\nhpsearch train") :])
+    changes = dict(word.partition("=")[::2] for flag, word in itertools.pairwise(words) if flag == "--set")
+    read = read_config(None, {name: parse_value(value) for name, value in changes.items()})
+    assert read.config.concrete() == trial.config
+    assert read.data.model_dump() == study.data
+
+
+def test_changes_replace_what_a_file_says_under_any_of_its_names(write: Write) -> None:
+    path = write("hyperparameters: {max_iters: 5, hidden_size: 64}\ndata: {tokenizer: chars}")
+    read = read_config(path, {"d_model": 128, "data.text": ["a.txt", "b.txt"]})
+    assert (read.config.d_model, read.data.text, read.data.tokenizer) == (128, ("a.txt", "b.txt"), "chars")
+    with pytest.raises(BadInput, match=r"^--set dropout: .*less than 1, got 2"):
+        read_config(path, {"dropout": 2})
+    with pytest.raises(BadInput, match=r"^--set data\.tokenizer: .*got 'words'"):
+        read_config(path, {"data.tokenizer": "words"})
+    with pytest.raises(SpaceError, match="2:1: 'data' must hold"):
+        read_config(write("max_iters: 5\ndata: 3"), {"data.tokenizer": "bpe"})
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("max_iters = 5\nmax_iters = 6", "", "not TOML"),
+        ("[hyperparameters]\nmax_iters = ", ":2:", "not TOML"),
+        ("[hyperparameters]\nmax_iters = 5\ndropuot = 0.1", "", "did you mean 'dropout'?"),
+        ("[data]\ntext = 'pydoc'", "", "no hyperparameters here"),
+    ],
+)
+def test_a_bad_toml_file_is_refused(text: str, place: str, words: str, write: Write) -> None:
+    path = write(text)
+    path = path.rename(path.with_suffix(".toml"))
+    with pytest.raises(SpaceError) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path}:")
+    assert place in str(caught.value)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.2"])

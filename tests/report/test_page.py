@@ -187,7 +187,7 @@ def test_a_browser_draws_every_figure_without_an_error(text: str, tmp_path: Path
         visible = tab.locator(".plot:visible")
         for index in range(visible.count()):
             visible.nth(index).locator(".main-svg").first.wait_for()
-        assert visible.count() == 19
+        assert visible.count() == 20
         assert tab.evaluate("document.documentElement.scrollWidth") == 420, "nothing is wider than the window"
         title = tab.locator(".plot .xtitle").first
         assert title.evaluate("node => getComputedStyle(node).fill") == "rgb(228, 230, 234)"

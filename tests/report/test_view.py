@@ -15,6 +15,7 @@ from hpsearch.errors import BadInput
 from hpsearch.report.view import StudyView, amount, in_few_words, short, status_dict, trial_dict
 from hpsearch.storage.records import (
     AttemptRecord,
+    ConfirmationRecord,
     DecisionRecord,
     PointRecord,
     TrialRecord,
@@ -44,6 +45,9 @@ class Records:
 
     def decisions(self, study_id: int, number: int | None = None) -> Sequence[DecisionRecord]:
         return self.view.decisions
+
+    def confirmations(self, study_id: int, number: int | None = None) -> Sequence[ConfirmationRecord]:
+        return self.view.confirmations
 
 
 def with_trial(view: StudyView, number: int, **changes: Any) -> StudyView:

@@ -17,6 +17,7 @@ from toys import Toys
 from hpsearch.errors import BadInput, StudyGone, StudyOwned
 from hpsearch.search.coordinator import Coordinator
 from hpsearch.search.lease import lease_kept
+from hpsearch.search.ledger import Ledger
 from hpsearch.search.study import Study, check, open_study
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import Owner, TrialState
@@ -119,7 +120,7 @@ def test_an_outcome_that_was_stored_but_not_told_is_told_on_resume_without_train
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(Coordinator, "_tell", crash)
+        patch.setattr(Ledger, "_tell", crash)
         with pytest.raises(Crash):
             toys.run(3, slots=1)
     study, _ = toys.run(3, slots=1)
@@ -360,7 +361,7 @@ def test_a_lease_lasts_through_slow_work(toys: Toys, monkeypatch: pytest.MonkeyP
     request = toys.request(2)
     owner = this_process()
     study = open_study(request, check(request), owner)
-    with lease_kept(study, owner, every_s=0.1):
+    with lease_kept(study.store, study.record.id, owner, every_s=0.1):
         time.sleep(1.5)
         with pytest.raises(StudyOwned):
             open_study(request, check(request), this_process())

@@ -6,7 +6,7 @@ from toy_spaces import SPACE
 
 from hpsearch.errors import BadInput, SpaceError
 from hpsearch.search.pruning import PRUNERS, first_rung, make_pruner
-from hpsearch.search.samplers import SAMPLERS, make_sampler, suggest
+from hpsearch.search.samplers import PROPOSED_BY, SAMPLERS, enqueue_baseline, make_sampler, suggest
 from hpsearch.space.load import parse_space
 
 GRID = """
@@ -147,3 +147,48 @@ def test_cmaes_is_refused_for_two_objectives() -> None:
     space = parse_space(GRID + "objective: [val_bpb, num_parameters]\n")
     with pytest.raises(BadInput, match="one objective"):
         make_sampler("cmaes", space, 0, 0)
+
+
+LAWFUL = """
+name: lawful
+data: {text: pydoc, tokenizer: bytes}
+parameters:
+  learning_rate: {low: 1e-5, high: 1e-1, log: true, prior: auto}
+  batch_size: {choices: [2, 4, 8], prior: auto}
+  dropout: {low: 0.0, high: 0.5, prior: 0.1}
+"""
+
+
+@pytest.mark.parametrize("name", ["auto", "tpe", "random"])
+def test_the_automatic_priors_of_the_baseline_are_filled_in_when_it_is_asked_for(name: str) -> None:
+    space = parse_space(LAWFUL)
+    known: dict[str, float] = {}
+    sampler = make_sampler(name, space, 0, 0, law=lambda parameter, _: known[parameter.name])
+    study = optuna.create_study(sampler=sampler)
+    enqueue_baseline(study)
+    known |= {"learning_rate": 2e-3, "batch_size": 7.0}  # As when the speed is measured after the study was created.
+    assert suggest(study.ask(), space) == {"learning_rate": 2e-3, "batch_size": 8, "dropout": 0.1}
+    assert study.trials[0].system_attrs[PROPOSED_BY] == "prior"
+
+
+def test_a_baseline_that_the_laws_make_impossible_falls_back_to_the_middle() -> None:
+    space = parse_space(LAWFUL)
+    study = optuna.create_study(
+        sampler=make_sampler(
+            "auto",
+            space,
+            0,
+            0,
+            lambda proposal: "the budget does not pay for it" if proposal["batch_size"] == 8 else None,
+            law=lambda parameter, _: 8.0 if parameter.name == "batch_size" else 2e-3,
+        )
+    )
+    enqueue_baseline(study)
+    assert suggest(study.ask(), space) == {"learning_rate": pytest.approx(1e-3), "batch_size": 4, "dropout": 0.1}
+
+
+def test_a_plain_sampler_is_told_by_its_name() -> None:
+    space = parse_space(LAWFUL)
+    study = optuna.create_study(sampler=make_sampler("qmc", space, 0, 0))
+    suggest(study.ask(), space)
+    assert study.trials[0].system_attrs[PROPOSED_BY] == "qmc"

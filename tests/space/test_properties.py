@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hpsearch.config import HYPERPARAMETERS, Hyperparameter
 from hpsearch.errors import BadInput, SpaceError
 from hpsearch.space import canonical
+from hpsearch.space.auto import NEEDS
 from hpsearch.space.find import bundled_spaces
 from hpsearch.space.load import parse_space
-from hpsearch.space.parameters import may_be_empty
+from hpsearch.space.parameters import CONFIDENCES, may_be_empty
 
 EXAMPLES = int(os.environ.get("HPSEARCH_EXAMPLES", "300"))
 thorough = settings(max_examples=EXAMPLES, derandomize=EXAMPLES == 300, deadline=None)
@@ -55,16 +56,23 @@ def _entry(draw: st.DrawFn, info: Hyperparameter) -> Any:
         wider: st.SearchStrategy[Any] = st.one_of(st.none(), value) if may_be_empty(info) else value
         choices = draw(st.lists(wider, min_size=1, max_size=4, unique=True))
         given_prior = [each for each in choices if each is not None and draw(st.booleans())]
-        return {"choices": choices, "prior": given_prior[0]} if given_prior else {"choices": choices}
+        return {"choices": choices} | (_prior(draw, info, given_prior[0]) if given_prior else {})
     if form == "range" and info.kind in ("int", "float"):
         low, high = sorted([draw(value), draw(value)])
         entry: dict[str, Any] = {"low": low, "high": high}
         if low > 0 and draw(st.booleans()):
             entry["log"] = True
         if draw(st.booleans()):
-            entry["prior"] = draw(st.integers(low, high) if info.kind == "int" else st.floats(low, high))
+            prior = draw(st.integers(low, high) if info.kind == "int" else st.floats(low, high))
+            entry |= _prior(draw, info, prior)
         return entry
     return draw(value)
+
+
+def _prior(draw: st.DrawFn, info: Hyperparameter, value: Any) -> dict[str, Any]:
+    prior = "auto" if info.name in NEEDS and draw(st.booleans()) else value
+    confidence = draw(st.sampled_from([None, *CONFIDENCES]))
+    return {"prior": prior} | ({"confidence": confidence} if confidence else {})
 
 
 @st.composite

@@ -49,6 +49,10 @@ GOOD = [
     "momentum: {value: 0.9, when: optimizer == 'sgd'}",
     "seed: 3",
     "tie_embeddings: {choices: [true, false], prior: true}",
+    "dropout: {low: 0, high: 0.5, prior: 0.1, confidence: high}",
+    "d_model: {choices: [64, 128], prior: 64, confidence: low}",
+    "learning_rate: {low: 1e-5, high: 1e-2, log: true, prior: auto, confidence: medium}",
+    "batch_size: {choices: [8, 16], prior: auto}",
 ]
 
 
@@ -69,6 +73,10 @@ BROKEN = [
     "parameters: {dropout: {low: 0, high: 0.5, log: true}}",
     "parameters: {dropout: {low: 0, high: 0.5, stp: 0.1}}",
     "parameters: {dropout: {low: 0, high: 0.5, step: 0}}",
+    "parameters: {dropout: {low: 0, high: 0.5, confidence: high}}",
+    "parameters: {dropout: {low: 0, high: 0.5, prior: 0.1, confidence: sure}}",
+    "parameters: {dropout: {low: 0, high: 0.5, prior: auto}}",
+    "parameters: {d_model: {choices: [64, 128], prior: auto}}",
     "parameters: {d_model: {low: 0, high: 5}}",
     "parameters: {d_model: {low: 1.5, high: 5}}",
     "parameters: {d_model: {choices: []}}",

@@ -139,6 +139,50 @@ def test_the_baseline_takes_the_middle_where_the_default_is_outside() -> None:
     assert prior["batch_size"] == 48
 
 
+def test_a_prior_has_a_confidence_and_its_default_is_medium() -> None:
+    space = parse_space(
+        entries(
+            "dropout: {low: 0.0, high: 0.5, prior: 0.1, confidence: high}",
+            "d_model: {choices: [64, 128], prior: 64, confidence: low}",
+            "num_layers: {low: 1, high: 4, prior: 2}",
+            "num_groups: {choices: [null, 1], prior: null}",
+            "weight_decay: {low: 0, high: 0.1}",
+        )
+    )
+    found = {each.name: each.confidence for each in space.searched}
+    assert found == {"dropout": "high", "d_model": "low", "num_layers": "medium", "num_groups": "medium", "weight_decay": None}
+    assert parse_space(space.to_yaml()) == space
+    stated = parse_space(space.to_yaml().replace("prior: 2", "prior: 2, confidence: medium"))
+    assert stated.digest == space.digest
+    assert space.differences(parse_space(space.to_yaml().replace("confidence: high", "confidence: low"))) == [
+        "dropout: confidence high → low"
+    ]
+
+
+def test_an_automatic_prior_comes_after_what_decides_it_and_is_the_middle_without_a_law() -> None:
+    space = parse_space(
+        entries(
+            "weight_decay: {low: 1e-4, high: 1.0, log: true, prior: auto}",
+            "learning_rate: {low: 1e-4, high: 1e-2, log: true, prior: auto}",
+            "batch_size: {choices: [8, 16, 64], prior: auto}",
+            "d_model: {choices: [64, 128], prior: 64}",
+        )
+    )
+    assert [each.name for each in space.searched] == ["d_model", "batch_size", "learning_rate", "weight_decay"]
+    assert [each.name for each in space.automatic] == ["batch_size", "learning_rate", "weight_decay"]
+    assert space.prior() == {
+        "d_model": 64,
+        "batch_size": 16,
+        "learning_rate": pytest.approx(1e-3),
+        "weight_decay": pytest.approx(1e-2),
+    }
+    given = {"batch_size": 40.0, "learning_rate": 3e-3, "weight_decay": 7.0}
+    # The choice nearest by ratio, the law itself, and the end of a range that ends before it.
+    expected = {"d_model": 64, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 1.0}
+    assert space.prior(lambda parameter, settings: given[parameter.name]) == expected
+    assert space.content()["parameters"]["batch_size"] == {"choices": [8, 16, 64], "prior": "auto"}
+
+
 def test_the_baseline_follows_another_value_as_the_default_does() -> None:
     groups = "num_groups: {choices: [2, 4, 8]}"
     space = parse_space(entries("dropout: 0.25", "hidden_dropout_prob: {low: 0, high: 0.5}", groups))

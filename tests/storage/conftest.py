@@ -1,44 +1,27 @@
-"""A fresh database for each test: SQLite always, a server where its URL is given in the environment."""
+"""A fresh database for each test, on each of the three kinds."""
 
 from __future__ import annotations
 
-import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from servers import Server
 
 from hpsearch.storage import leases
-from hpsearch.storage.engine import parse_url
 from hpsearch.storage.records import BudgetRecord, Owner, PointRecord, StudyRecord, TrialRecord, TrialState
 from hpsearch.storage.store import Store
 
-SERVERS = {
-    name: os.environ[variable]
-    for name, variable in {"postgresql": "HPSEARCH_TEST_POSTGRESQL", "mysql": "HPSEARCH_TEST_MYSQL"}.items()
-    if os.environ.get(variable)
-}
-"""URLs of servers whose user may create databases."""
-
-collect_ignore = [] if SERVERS else ["test_servers.py"]
+SERVERS = {"postgresql": "postgresql_server", "mysql": "mariadb_server"}
+"""The fixture of each database's server."""
 
 
-def _fresh_database(server: str) -> Iterator[str]:
-    url = parse_url(server)
-    name = f"hps_test_{secrets.token_hex(6)}"
-    force = " WITH (FORCE)" if url.get_backend_name() == "postgresql" else ""
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
-    try:
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-            yield url.set(database=name).render_as_string(hide_password=False)
-            connection.execute(text(f"DROP DATABASE {name}{force}"))
-    finally:
-        admin.dispose()
+def _fresh_database(server: Server) -> Iterator[str]:
+    url = server.fresh_database()
+    yield url
+    server.drop(url)
 
 
 @pytest.fixture(params=["sqlite", *SERVERS])
@@ -46,12 +29,18 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/hpsearch.db"
     else:
-        yield from _fresh_database(SERVERS[request.param])
+        yield from _fresh_database(request.getfixturevalue(SERVERS[request.param]))
 
 
 @pytest.fixture(params=[*SERVERS])
-def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield from _fresh_database(SERVERS[request.param])
+def server(request: pytest.FixtureRequest) -> Server:
+    running: Server = request.getfixturevalue(SERVERS[request.param])
+    return running
+
+
+@pytest.fixture
+def server_url(server: Server) -> Iterator[str]:
+    yield from _fresh_database(server)
 
 
 @pytest.fixture

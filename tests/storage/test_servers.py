@@ -1,4 +1,4 @@
-"""What only a database server does: passwords, deadlocks, sessions that are cut. Collected where a server is given."""
+"""What only a database server does: passwords, deadlocks, sessions that are cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import threading
 import pytest
 from sqlalchemy import Connection, create_engine, text
 
-from hpsearch.errors import BadInput, StorageUnreachable
+from hpsearch.errors import BadInput, StorageUnreachable, StudyOwned
+from hpsearch.storage import leases
 from hpsearch.storage.engine import make_engine, optuna_storage, parse_url
 from hpsearch.storage.records import StudyRecord
 from hpsearch.storage.store import Store
@@ -105,3 +106,37 @@ def test_a_cut_session_is_unreachable_once_and_then_works_again(server_url: str,
             store._database.read(cut)
         assert "\n" not in str(caught.value)
         assert store.create_study(study_record).name == "lm"
+
+
+def test_a_client_frozen_in_the_middle_of_a_write_loses_its_locks_and_tries_again(
+    server_url: str, study_record: StudyRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Waits:
+        seconds: float | None = None
+
+        def waiting(self, seconds: float, reason: str) -> None:
+            pass
+
+        def over(self, seconds: float) -> None:
+            self.seconds = seconds
+
+    with Store.open(server_url, create=True) as other:
+        study = other.create_study(study_record)
+        monkeypatch.setattr("hpsearch.storage.engine.FROZEN_S", 1)
+        with Store.open(server_url, create=False) as frozen:
+            outage, owners = Waits(), [leases.this_process(), leases.this_process()]
+            frozen.sit_out(outage)
+            tries = 0
+
+            def work(connection: Connection) -> None:
+                nonlocal tries
+                tries += 1
+                leases.acquire(connection, study.id, owners[0], -1)
+                if tries == 1:
+                    other.acquire(study.id, owners[1], 60)  # waits until the server has cut the other one
+
+            with pytest.raises(StudyOwned):
+                frozen._database.write(work)
+            assert tries == 2
+            assert outage.seconds is not None
+            assert other.owner(study.id) == owners[1]

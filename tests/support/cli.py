@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ class Cli:
 
     folder: Path
     environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def run(self, *words: str, timeout: float = 150, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -41,7 +44,7 @@ class Cli:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """The command in a process group of its own."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*COMMAND, *words],
             cwd=self.folder,
             env=self.environment,
@@ -50,6 +53,23 @@ class Cli:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kill what was started and still runs, frozen or not."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+
+    def using(self, storage_url: str) -> Cli:
+        """The same with another database."""
+        return self.having(HPSEARCH_STORAGE=storage_url)
+
+    def having(self, **changes: str) -> Cli:
+        """The same with changes in the environment."""
+        return replace(self, environment=self.environment | changes)
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))

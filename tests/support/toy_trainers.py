@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import resource
 import signal
 import time
 from collections.abc import Generator
 
+import psutil
+
 from hpsearch.errors import DataError
 from hpsearch.execution.protocol import TrialTask
 from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult
+from hpsearch.training.heartbeat import beat
 
 Run = Generator[Event, Answer, TrainResult]
 
@@ -127,3 +132,86 @@ def saves_elsewhere_and_diverges(task: TrialTask) -> Run:
         (place / name).touch()
     yield CheckpointSaved(1, str(place / f"{task.number}.pt"), "0" * 64, 1)
     return TrainResult(Outcome.DIVERGED, 1, reason="loss is nan at step 1")
+
+
+def short_of_memory(task: TrialTask) -> Run:
+    """Trial 1 never has enough of it, trial 2 only in smaller parts."""
+    if task.number == 1 or (task.number == 2 and task.micro_batches is None):
+        raise MemoryError("too much")
+    return (yield from curve(task))
+
+
+def saves_and_waits(task: TrialTask) -> Run:
+    """An evaluation and a checkpoint at each step, one file each, and a log; goes on from the newest checkpoint."""
+    place, log = task.folder / "checkpoints", task.folder / "log"
+    place.mkdir(exist_ok=True)
+    start = max((int(path.name.partition("-")[2]) for path in place.glob("step-*")), default=0)
+    for step in range(start + 1, task.config["max_iters"] + 1):
+        with log.open("a") as file:
+            file.write(f"{step}\n")
+        answer = yield point(step, 1.0 / step)
+        if answer is Answer.STOP:
+            return TrainResult(Outcome.STOPPED, step)
+        saved = place / f"step-{step}"
+        saved.write_text(str(step))
+        told = yield CheckpointSaved(step, str(saved), "0" * 64, 1)
+        while told is Answer.CONTINUE and step == 1 and answer is not Answer.PAUSE:
+            time.sleep(0.01)
+            told = yield Progress(step, 1.0, 1e-3, 1e4)
+        if Answer.PAUSE in (answer, told):
+            return TrainResult(Outcome.PAUSED, step)
+    return TrainResult(Outcome.COMPLETE, task.config["max_iters"])
+
+
+def hangs_once(task: TrialTask) -> Run:
+    """Trial 1 sleeps with the interpreter's lock held, so that no Python runs any more; its next attempt does not."""
+    marker = task.folder / "hung"
+    if task.number == 1 and not marker.exists():
+        yield point(1, 9.0)
+        marker.touch()
+        ctypes.PyDLL(None).sleep(1000)
+    return (yield from curve(task))
+
+
+def is_stopped_once(task: TrialTask) -> Run:
+    """Trial 1 is stopped, as by a debugger; its next attempt is not."""
+    marker = task.folder / "stopped"
+    if task.number == 1 and not marker.exists():
+        yield point(1, 9.0)
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return (yield from curve(task))
+
+
+def steps_in_silence(task: TrialTask) -> Run:
+    """Steps for twice the time that one may take, or until it is told otherwise, and reports none of them."""
+    assert task.step_limit_s is not None
+    end = time.monotonic() + 2 * task.step_limit_s
+    answer = beat()
+    while time.monotonic() < end and answer is Answer.CONTINUE:
+        time.sleep(0.01)
+        answer = beat()
+    yield Progress(1, 1.0, 1e-3, 1e4)
+    return TrainResult(Outcome.PAUSED if answer is Answer.PAUSE else Outcome.COMPLETE, 1)
+
+
+def reads_for_long(task: TrialTask) -> Run:
+    """Its first step comes after twice the time that one may take."""
+    assert task.step_limit_s is not None
+    time.sleep(2 * task.step_limit_s)
+    return (yield from curve(task))
+
+
+ROOM_BYTES = 200 * 2**20
+
+
+def transformer_in_little_memory(task: TrialTask) -> Run:
+    """The built-in trainer in a process that may take ROOM_BYTES more than it has when its first trial begins."""
+    import torch._dynamo  # noqa: F401 - it comes with the first optimizer, and is none of the run's memory
+
+    from hpsearch.execution.trainers import transformer
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        limit = psutil.Process().memory_info().vms + ROOM_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return (yield from transformer(task))

@@ -11,6 +11,7 @@ from toy_spaces import SPACE
 
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.search.coordinator import Coordinator
+from hpsearch.search.limits import Limits
 from hpsearch.search.study import Request, Study, check, open_study
 from hpsearch.search.watcher import Silent
 from hpsearch.space.load import parse_space
@@ -44,6 +45,8 @@ class Toys:
         slots: int = 2,
         text: str = SPACE,
         meanwhile: Callable[[Coordinator], None] | None = None,
+        limits: Limits | None = None,
+        step_limit_s: float = 600.0,
         **changes: object,
     ) -> tuple[Study, str]:
         """Run until the total is reached; the study and why it ended. meanwhile: called before the work starts."""
@@ -52,7 +55,7 @@ class Toys:
         study = open_study(request, check(request), owner)
         try:
             with closing(LocalExecutor(slots, 1, trainer=f"toy_trainers:{trainer}")) as executor:
-                coordinator = Coordinator(study, executor, Silent(), owner)
+                coordinator = Coordinator(study, executor, Silent(), owner, limits, step_limit_s=step_limit_s)
                 if meanwhile:
                     meanwhile(coordinator)
                 return study, coordinator.run()

@@ -1,0 +1,197 @@
+"""`hpsearch confirm`: the best few trials and the default, trained once more on fresh seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpsearch.cli import app
+from hpsearch.cli.options import (
+    SEEDS,
+    STUDIES_DIR,
+    TOP,
+    DeviceOption,
+    JsonOption,
+    SeedsOption,
+    StorageOption,
+    StudiesDirOption,
+    StudyOption,
+    TopOption,
+    cache_dir,
+    open_for_reading,
+    print_json,
+    require_folder,
+    storage_url,
+)
+from hpsearch.errors import BadInput, NoTrialSucceeded, StudyGone, StudyOwned
+
+if TYPE_CHECKING:
+    from hpsearch.execution.protocol import Executor
+    from hpsearch.report.view import StudyView
+    from hpsearch.search.confirmation import Retraining
+    from hpsearch.search.study import Study
+    from hpsearch.storage.records import Owner, StudyRecord
+    from hpsearch.storage.store import Store
+
+
+@app.command()
+def confirm(
+    study: StudyOption = None,
+    top: TopOption = TOP,
+    seeds: SeedsOption = SEEDS,
+    slots: Annotated[
+        str,
+        typer.Option("--slots", metavar="N|auto", help="Runs at a time; auto: one per GPU, else as many as the cores hold."),
+    ] = "auto",
+    device: DeviceOption = "auto",
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+    as_json: JsonOption = False,
+) -> int:
+    """Retrain the best few trials and the default on fresh seeds, and say whether the best really beats the default."""
+    from hpsearch.cli.run import exit_code, leave, say
+    from hpsearch.execution.devices import choose_device
+    from hpsearch.execution.local import LocalExecutor
+    from hpsearch.report.view import StudyView
+    from hpsearch.search.lease import lease_kept
+    from hpsearch.search.study import LEASE_S
+    from hpsearch.storage.leases import this_process
+
+    signal.signal(signal.SIGTERM, leave)
+    require_counts(top, seeds)
+    store, record = open_for_reading(storage, studies_dir, study)
+    seen = StudyView.load(store, record, curves=False)
+    seen.pick()
+    devices = choose_device(device)
+    count = _slot_count(slots, devices, record.threads)
+    require_folder("--studies-dir", studies_dir)
+    failures: list[str] = []
+    caught: list[int] = []
+    work = to_retrain(seen, top, seeds)
+    if work:
+        owner = this_process()
+        store.acquire(record.id, owner, LEASE_S)
+        try:
+            work = to_retrain(StudyView.load(store, record, curves=False), top, seeds)  # Now that nobody else adds to it.
+            with (
+                lease_kept(store, record.id, owner),
+                contextlib.closing(LocalExecutor(min(count, max(1, len(work))), record.threads)) as executor,
+            ):
+                caught, failures = retrain(store, record, executor, owner, studies_dir / record.folder, devices, work)
+        finally:
+            with contextlib.suppress(StudyGone, StudyOwned):
+                store.release(record.id, owner)
+    else:
+        say(f"study '{record.name}': all of it is stored already; more --seeds or a larger --top adds the difference")
+    seen = StudyView.load(store, record)
+    _refresh(seen, studies_dir, storage_url(storage, studies_dir))
+    if as_json:
+        print_json(confirmation_dict(seen, failures, interrupted=bool(caught)))
+    else:
+        print_verdict(seen)
+    if caught:
+        say("interrupted; the same command goes on from the last checkpoints")
+        return exit_code(caught[0])
+    if failures and len(failures) == len(work):
+        raise NoTrialSucceeded(f"nothing could be retrained: {failures[0]}")
+    return 0
+
+
+def require_counts(top: int, seeds: int) -> None:
+    if top < 1:
+        raise BadInput(f"--top {top}: give a number of trials from 1")
+    if seeds < 1:
+        raise BadInput(f"--seeds {seeds}: give a number of seeds from 1, and 2 or more for an interval")
+
+
+def to_retrain(view: StudyView, top: int, seeds: int) -> list[Retraining]:
+    """What `--top` and `--seeds` ask for and the store does not have yet."""
+    from hpsearch.search.confirmation import confirmable, fresh_seeds, left_to_do
+
+    trials = confirmable(view.ranked, view.baseline, top) if view.ranked else []
+    return left_to_do(trials, fresh_seeds(view.trials, seeds), view.confirmations)
+
+
+def retrain(
+    store: Store,
+    record: StudyRecord,
+    executor: Executor,
+    owner: Owner,
+    folder: Path,
+    devices: tuple[str, ...],
+    work: list[Retraining],
+) -> tuple[list[int], list[str]]:
+    """Do the work. Returns the signals that came and what could not be retrained."""
+    from hpsearch.cli.run import say, stop_on_signals
+    from hpsearch.search.confirmation import Confirmation
+
+    say(f"confirming study '{record.name}': {len(work)} retraining{'s' if len(work) > 1 else ''} on fresh seeds")
+    if devices[0].partition(":")[0] != record.device.partition(":")[0]:
+        say(f"the study ran on {record.device} and this is {devices[0]}: values compare among themselves only")
+    confirmation = Confirmation(store, record, executor, owner, folder, cache_dir(), devices, say)
+    with stop_on_signals(confirmation) as caught:
+        confirmation.run(work)
+    return (caught if confirmation.stopping else []), confirmation.failures
+
+
+def confirm_best(study: Study, executor: Executor, owner: Owner, top: int, seeds: int) -> list[int]:
+    """The same at the end of a run, in its slots. Returns the signals that came meanwhile."""
+    from hpsearch.report.view import StudyView
+
+    record = study.store.study(study.record.name)
+    work = to_retrain(StudyView.load(study.store, record, curves=False), top, seeds)
+    return retrain(study.store, record, executor, owner, study.folder, study.devices, work)[0] if work else []
+
+
+def confirmation_dict(view: StudyView, failures: list[str], *, interrupted: bool) -> dict[str, Any]:
+    """The verdict as documented JSON, with `study`, `failures` (in a sentence each) and `complete`."""
+    from hpsearch.report.verdict import verdict_dict
+
+    whole = verdict_dict(view.verdict) if view.verdict else {}
+    return {"study": view.study.name, "complete": not failures and not interrupted, "failures": failures, **whole}
+
+
+def print_verdict(view: StudyView) -> None:
+    from hpsearch.cli.look import print_table
+    from hpsearch.report.verdict import row_of
+
+    verdict = view.verdict
+    if verdict is None:
+        return
+    print(f"confirmation over seeds {', '.join(map(str, verdict.seeds))} ({verdict.objective}, lower is better)")
+    print_table(
+        ["trial", "search", "confirmed", "95 %", "runs", "against the default"], [row_of(verdict, e) for e in verdict.confirmed]
+    )
+    for sentence in verdict.sentences:
+        print(f"{sentence[0].upper()}{sentence[1:]}.")
+
+
+def _slot_count(word: str, devices: tuple[str, ...], threads: int) -> int:
+    from hpsearch.cli.run import slot_count
+    from hpsearch.execution.devices import cores
+
+    if word == "auto" and devices[0] == "cpu":
+        return max(1, cores() // threads)  # Each with the study's own number of threads, so that a run repeats.
+    return slot_count(word, devices)
+
+
+def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:
+    """Write the files that `run` left at its end anew, now with the verdict; not before it has ended."""
+    from hpsearch.cli.take import axes, load_optuna
+    from hpsearch.report.export import best_config_yaml
+    from hpsearch.space.edges import edges
+    from hpsearch.space.load import parse_space
+
+    folder = studies_dir / view.study.folder
+    if not view.study.finished_reason or view.best is None or not folder.is_dir():
+        return
+    from hpsearch.report.page import write_report
+
+    (folder / "best.yaml").write_text(best_config_yaml(view, view.best), encoding="utf-8")
+    space = parse_space(view.study.space_text, f"study {view.study.name}")
+    at_edge = edges(space, view.best.params)
+    write_report(view, load_optuna(url, view.study.name), axes(space), folder / "report.html", edges=at_edge)

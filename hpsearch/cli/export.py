@@ -1,0 +1,160 @@
+"""`hpsearch export`: a trial's config for this program or another one, or its model for transformers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpsearch.cli import app
+from hpsearch.cli.look import load_view
+from hpsearch.cli.options import (
+    STUDIES_DIR,
+    StorageOption,
+    StudiesDirOption,
+    StudyOption,
+    cache_dir,
+    require_folder,
+    require_writable,
+)
+from hpsearch.errors import BadInput, did_you_mean
+
+if TYPE_CHECKING:
+    from hpsearch.report.view import StudyView
+    from hpsearch.storage.records import TrialRecord
+
+FORMATS = ("yaml", "json", "toml", "env", "cli", "hf")
+
+
+@app.command()
+def export(
+    study: StudyOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PATH", help="A file (of hf a folder); standard output when not given.")
+    ] = None,
+    trial: Annotated[
+        int | None, typer.Option("--trial", metavar="N", help="This trial instead of the best.", show_default=False)
+    ] = None,
+    prefer: Annotated[
+        str | None,
+        typer.Option(
+            "--prefer", metavar="WHAT", help="first, 'smallest-within 1%' or 'fastest-within 1%'.", show_default=False
+        ),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="yaml (default), json, toml, env, cli or hf.", show_default=False)
+    ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="PROGRAM", help="Under the names of nanogpt, litgpt or transformers.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="DIR", help="With hf: a folder of `hpsearch train`, not a trial.", show_default=False),
+    ] = None,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+) -> None:
+    """Write the best config, every value concrete, with what produced it; or its model for transformers."""
+    if format is not None and format not in FORMATS:
+        raise BadInput(f"--format {format}: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}{did_you_mean(format, FORMATS)}")
+    if program is not None and format not in (None, "json"):
+        raise BadInput(f"--for {program}: it has a form of its own; leave --format {format} out, or use --format json")
+    if trial is not None and prefer is not None:
+        raise BadInput(f"--prefer chooses among the good trials and --trial {trial} names one; keep one of them")
+    if model is not None and (format != "hf" or trial is not None or prefer is not None):
+        raise BadInput(f"--model {model}: it goes with --format hf, and stands for the trial")
+    if format == "hf" and out is None:
+        raise BadInput("--format hf writes a folder: name it with --out DIR")
+    if out is not None and format != "hf":
+        require_writable(out)
+    if model is not None:
+        assert out is not None
+        export_folder(model, out)
+        return
+    view = load_view(storage, studies_dir, study)
+    chosen = choose(view, trial, prefer)
+    if format == "hf":
+        assert out is not None
+        export_trial(view, chosen, studies_dir / view.study.folder / "trials" / f"{chosen.number:04d}", out)
+        print(f"trial {chosen.number} of '{view.study.name}' is in {out}, for transformers", file=sys.stderr)
+        return
+    text = written(view, chosen, format, program)
+    if out is None:
+        sys.stdout.write(text)
+        return
+    out.write_text(text, encoding="utf-8")
+    print(f"trial {chosen.number} of '{view.study.name}' is in {out}", file=sys.stderr)
+
+
+def choose(view: StudyView, number: int | None, prefer: str | None) -> TrialRecord:
+    """The trial to export: by its number, else the preferred one. Raises BadInput where none such is complete."""
+    from hpsearch.report.preference import parse_preference, pick
+    from hpsearch.storage.records import TrialState
+
+    if number is None:
+        return pick(view, parse_preference(prefer or "first"))
+    chosen = view.pick(number)
+    if chosen.state is not TrialState.COMPLETE:
+        raise BadInput(f"trial {number} of study '{view.study.name}' is {chosen.state}; only a complete one can be exported")
+    return chosen
+
+
+def written(view: StudyView, trial: TrialRecord, format: str | None, program: str | None) -> str:
+    """The trial's config as one text."""
+    from hpsearch.config import TrialConfig
+    from hpsearch.report.export import provenance
+    from hpsearch.report.foreign import translate
+    from hpsearch.report.formats import WRITERS
+    from hpsearch.report.translation import as_json, as_text
+
+    if program is None:
+        return WRITERS[format or "yaml"](view, trial)
+    told = translate(program, TrialConfig.build(trial.config), view.study.device)
+    return as_json(told) if format == "json" else as_text(told, provenance(view, trial))
+
+
+def export_trial(view: StudyView, trial: TrialRecord, folder: Path, out: Path) -> None:
+    """The trial's trained weights as a folder of transformers."""
+    from hpsearch.config import DataConfig, TrialConfig
+    from hpsearch.model.huggingface import auto_class, write_folder
+    from hpsearch.report.card import model_card, of_trial
+    from hpsearch.training.finished import trial_model
+
+    loads = auto_class(TrialConfig.build(trial.config))  # Refuses what transformers has no place for.
+    require_empty(out)
+    _, trained, tokenizer = trial_model(
+        trial.config,
+        DataConfig.model_validate(view.study.data),
+        view.study.data_fingerprint,
+        folder,
+        iteration=trial.iteration,
+        cache_dir=cache_dir(),
+    )
+    write_folder(trained, tokenizer, out, model_card(of_trial(view, trial, loads)))
+
+
+def export_folder(source: Path, out: Path) -> None:
+    """What `hpsearch train` left in `source` as a folder of transformers."""
+    from hpsearch.model.huggingface import auto_class, write_folder
+    from hpsearch.report.card import model_card, of_config
+    from hpsearch.report.export import read_config
+    from hpsearch.training.weights import load_model
+
+    require_empty(out)
+    config, trained, tokenizer = load_model(source)
+    beside = source / "config.yaml"
+    asked = read_config(beside) if beside.exists() else None
+    write_folder(trained, tokenizer, out, model_card(of_config(config, asked, auto_class(config), tokenizer.kind)))
+    print(f"the model of {source} is in {out}, for transformers", file=sys.stderr)
+
+
+def require_empty(out: Path) -> None:
+    """A folder that is new or empty, so that nothing of an older export stays among the new files. Raises BadInput."""
+    require_folder("--out", out)
+    if out.is_dir() and any(out.iterdir()):
+        raise BadInput(f"--out {out}: the folder is not empty; name a new one")

@@ -1,0 +1,207 @@
+"""`hpsearch price`: what a study would cost, measured on this machine before there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpsearch.cli import app
+from hpsearch.cli.options import DeviceOption, JsonOption, cache_dir, print_json
+from hpsearch.cli.run import DataOption, SetOption, SpaceOption
+from hpsearch.errors import BadInput
+
+if TYPE_CHECKING:
+    from hpsearch.execution.protocol import Executor
+    from hpsearch.search.forecast import Forecast, TrialCost
+    from hpsearch.search.study import Checked, Study
+
+SHAPES = 6
+SHAPE_S = 1.5
+"""Seconds of steps for each shape."""
+
+
+@app.command()
+def price(
+    space: SpaceOption,
+    trials: Annotated[int, typer.Option("--trials", metavar="N", help="Trials of the study.")] = 50,
+    data: DataOption = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget", metavar="KIND=AMOUNT", help="Per trial: device_seconds, flops, tokens, max_iters, num_epochs."
+        ),
+    ] = None,
+    slots: Annotated[
+        str, typer.Option("--slots", metavar="N|auto", help="Trials at a time; auto: one per GPU, else one per core.")
+    ] = "auto",
+    device: DeviceOption = "auto",
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Forecast time, tokens, FLOPs, disk and memory by short real runs. Creates no study and leaves nothing behind."""
+    from hpsearch.cli.run import leave, load, say, slot_count
+    from hpsearch.execution.devices import choose_device, cores
+    from hpsearch.execution.local import LocalExecutor
+    from hpsearch.search.forecast import draw_configs, forecast
+    from hpsearch.search.measuring import Bench, measure_speed
+    from hpsearch.search.study import Request, candidate, check, new_budget
+
+    signal.signal(signal.SIGTERM, leave)
+    if trials < 1:
+        raise BadInput(f"--trials {trials}: a study has at least 1 trial")
+    chosen = load(space, settings, budget, data)
+    devices = choose_device(device)
+    count = slot_count(slots, devices)
+    threads = max(1, cores() // count) if devices[0] == "cpu" else 1
+    with tempfile.TemporaryDirectory(prefix="hpsearch-price-") as nowhere:
+        request = Request(
+            space=chosen,
+            name="price",
+            trials=trials,
+            storage_url="",
+            studies_dir=Path(nowhere),
+            cache_dir=cache_dir(),
+            devices=devices,
+            threads=threads,
+        )
+        checked = check(request)
+        bench = Bench(chosen, request.cache_dir, devices, threads, checked.corpus.data_fingerprint)
+        say(f"measuring up to {SHAPES} shapes of the space in {count} slot{'s' if count > 1 else ''} ...")
+        with contextlib.closing(LocalExecutor(count, threads)) as executor:
+            speed = None
+            if chosen.budget.kind == "device_seconds":
+                speed = measure_speed(bench, executor, checked.baseline)
+            record = new_budget(request, speed)
+            corpora = {checked.baseline.vocab_size: checked.corpus}
+            configs = draw_configs(chosen, lambda proposal: candidate(chosen, proposal, record, request.cache_dir, corpora))
+            found = forecast(bench, executor, configs, trials, checked.corpus, shapes=SHAPES, enough_s=SHAPE_S)
+    if as_json:
+        print_json(forecast_dict(found))
+    else:
+        print_forecast(found)
+
+
+def announce(study: Study, checked: Checked, slots: int, executor: Executor, token: str) -> None:
+    """Measure the machine if that was not done for this study, and say what the study will cost."""
+    from hpsearch.cli.run import say
+    from hpsearch.report.view import amount
+    from hpsearch.search.forecast import draw_configs, forecast, note
+    from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
+
+    record, bench = study.record, Bench.of(study)
+    verb = "resuming" if study.resumed else "new"
+    say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
+    if record.budget.flops_per_s is None:
+        say(f"measuring the speed of {slots} slot{'s' if slots > 1 else ''} on {record.device} ...")
+        seconds = MEASURE_S if record.budget.kind == "device_seconds" else GLANCE_S
+        speed = measure_speed(bench, executor, checked.baseline, seconds)
+        study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
+        say(f"speed: {amount(speed, 'FLOP/s')} a slot")
+    left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
+    if left <= 0:
+        return
+    noted = record.extras.get("forecast", {})
+    if (noted.get("trials"), noted.get("slots")) != (study.total, slots):
+        found = forecast(bench, executor, draw_configs(study.space, study.candidate), study.total, checked.corpus)
+        noted = note(found)
+        study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
+    say(cost(noted, left))
+
+
+def cost(noted: Mapping[str, Any], left: int) -> str:
+    from hpsearch.report.view import amount, duration
+
+    part = left / noted["trials"]
+    return (
+        f"cost: {left} trials, {noted['slots']} at a time: at most about {duration(part * noted['seconds'])}; "
+        f"{noted['tokens']:,.0f} tokens and {amount(noted['flops'], 'FLOP')} a trial (the mean of the space), "
+        f"{noted['rungs']} rungs, "
+        f"up to {amount(part * noted['disk_bytes'], 'B')} of disk, {amount(noted['memory_bytes'], 'B')} of memory"
+    )
+
+
+def note_cost(study: Study, token: str) -> None:
+    """Store how far the forecast was off."""
+    from hpsearch.search.forecast import compared
+
+    record = study.store.study(study.record.name)
+    if "forecast" in record.extras:
+        trials, worked_s = study.store.trials(record.id), study.store.worked_s(record.id)
+        extras = {**record.extras, "forecast": compared(record.extras["forecast"], record, trials, worked_s)}
+        study.store.set_extras(record.id, extras, token=token)
+
+
+def forecast_dict(found: Forecast) -> dict[str, Any]:
+    """The forecast as documented JSON: `trials`, `slots`, `rungs`, `seconds` (wall time of the study), `tokens`, `flops`,
+    `disk_bytes`, `memory_bytes` of all of it, `trial` (of the mean one), `by_rung` (of the mean one, up to each) and `shapes`
+    (what was measured)."""
+    from dataclasses import asdict
+
+    from hpsearch.model.counting import count
+
+    return {
+        "trials": found.trials,
+        "slots": found.slots,
+        "rungs": found.rungs,
+        "seconds": found.seconds,
+        "tokens": found.trials * found.trial.tokens,
+        "flops": found.trials * found.trial.flops,
+        "disk_bytes": found.disk_bytes,
+        "memory_bytes": found.memory_bytes,
+        "trial": asdict(found.trial),
+        "by_rung": [{"rung": rung, **_without_disk(cost)} for rung, cost in enumerate(found.by_rung(), 1)],
+        "shapes": [
+            {
+                "num_parameters": count(shape.config).num_parameters,
+                "batch_tokens": shape.config.batch_size * shape.config.context_length,
+                "flops_per_s": shape.flops_per_s,
+                **{key: value for key, value in asdict(shape).items() if key != "config"},
+            }
+            for shape in found.shapes
+        ],
+    }
+
+
+def print_forecast(found: Forecast) -> None:
+    from hpsearch.cli.look import print_table
+    from hpsearch.model.counting import count
+    from hpsearch.report.view import amount, duration
+
+    print(f"{found.trials} trials, {found.slots} at a time: about {duration(found.seconds)} if none is pruned")
+    print(f"tokens  {amount(found.trials * found.trial.tokens, '')}")
+    print(f"compute {amount(found.trials * found.trial.flops, 'FLOP')}")
+    print(f"disk    {amount(found.disk_bytes, 'B')} of checkpoints")
+    print(f"memory  {amount(found.memory_bytes, 'B')} in all slots together, with the largest model that was measured")
+    print("\nthe mean trial, up to each rung")
+    rows = [
+        [f"{rung}/{found.rungs}", duration(cost.seconds), amount(cost.tokens, ""), amount(cost.flops, "FLOP")]
+        for rung, cost in enumerate(found.by_rung(), 1)
+    ]
+    print_table(["rung", "time", "tokens", "compute"], rows)
+    print("\nwhat was measured")
+    rows = [
+        [
+            f"{count(shape.config).num_parameters:,}",
+            f"{shape.config.batch_size} x {shape.config.context_length}",
+            f"{1000 * shape.step_s:.3g} ms",
+            amount(shape.flops_per_s, "FLOP/s"),
+            f"{shape.evaluation_s:.3g} s",
+            f"{shape.checkpoint_s:.3g} s",
+            f"{shape.start_s + shape.end_s:.3g} s",
+            amount(shape.peak_bytes, "B"),
+        ]
+        for shape in found.shapes
+    ]
+    header = ["parameters", "batch", "step", "speed", "evaluation", "checkpoint", "start and sample", "memory"]
+    print_table(header, rows)
+    print("\nTrials are forecast as random draws from the space; pruning makes a study cheaper.")
+
+
+def _without_disk(cost: TrialCost) -> dict[str, float]:
+    return {"seconds": cost.seconds, "tokens": cost.tokens, "flops": cost.flops}

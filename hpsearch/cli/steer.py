@@ -1,0 +1,259 @@
+"""Verbs that watch and steer a study from another terminal: watch, stop, resume, prune, enqueue.
+
+One coordinator owns a study and alone writes its trials. These verbs leave requests in the database, which it reads about once
+a second; a request that finds no coordinator waits for the next one, but for `stop`, which would stop that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpsearch.cli import app
+from hpsearch.cli.options import (
+    STUDIES_DIR,
+    DeviceOption,
+    JsonOption,
+    StorageOption,
+    StudiesDirOption,
+    StudyOption,
+    open_for_reading,
+)
+from hpsearch.cli.run import parse_setting, run, say, view
+from hpsearch.errors import BadInput, did_you_mean
+
+if TYPE_CHECKING:
+    from hpsearch.space.parameters import Searched
+    from hpsearch.space.space import SearchSpace
+    from hpsearch.storage.records import StudyRecord, TrialRecord
+    from hpsearch.storage.store import Store
+    from hpsearch.training.events import EvalPoint, Progress
+
+WAIT_POLL_S = 0.5
+
+
+@app.command()
+def watch(
+    study: StudyOption = None,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output for each change.")] = False,
+) -> None:
+    """Attach to a running study; Ctrl-C leaves it, and the study goes on."""
+    from hpsearch.report.view import StudyView, described
+    from hpsearch.search.follower import Follower
+
+    store, record = open_for_reading(storage, studies_dir, study)
+    slots = sum(attempt.ended_at is None for attempt in store.attempts(record.id))
+    reason: str | None = None
+    with contextlib.suppress(KeyboardInterrupt), JsonLines() if as_json else view(slots) as watcher:
+        reason = Follower(store, record, watcher).follow()
+    if reason is None:
+        say(f"left; study '{record.name}' goes on")
+        return
+    if as_json:
+        _line("closed", finished_reason=reason)
+        return
+    seen = StudyView.load(store, store.study(record.name), curves=False)
+    if seen.best is not None and seen.best.value is not None:
+        print(f"best: trial {seen.best.number}, {seen.objective} {seen.best.value:.4f}: {described(seen.best.params)}")
+    say(f"study '{record.name}' {f'is finished: {reason}' if reason else f'is not worked on; {_go_on(record)}'}")
+
+
+@app.command()
+def stop(
+    study: StudyOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the study is left.")] = False,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+) -> None:
+    """Pause the running trials of a study and end the process that works on it; `resume` goes on."""
+    store, record = open_for_reading(storage, studies_dir, study)
+    owner = store.owner(record.id)
+    if owner is None:
+        say(f"nobody works on study '{record.name}'; there is nothing to stop")
+        return
+    store.request(record.id, "stop", {})
+    say(f"asked process {owner.pid} on {owner.host} to pause study '{record.name}'")
+    while wait and store.owner(record.id) == owner:
+        time.sleep(WAIT_POLL_S)
+
+
+@app.command()
+def resume(
+    study: StudyOption = None,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", metavar="N", help="Total of trials; by default that of before.", show_default=False),
+    ] = None,
+    slots: Annotated[
+        str, typer.Option("--slots", metavar="N|auto", help="Trials at a time; auto: one per GPU, else one per core.")
+    ] = "auto",
+    device: DeviceOption = "auto",
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop after so long in all; resumable.")
+    ] = None,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+    as_json: JsonOption = False,
+) -> int:
+    """Go on with a study as it was begun, from the space in its database."""
+    store, record = open_for_reading(storage, studies_dir, study)
+    store.close()
+    with tempfile.TemporaryDirectory() as folder:
+        space = Path(folder) / f"{record.name}.yaml"
+        space.write_text(record.space_text, encoding="utf-8")
+        return run(
+            space=str(space),
+            trials=record.trials_target if trials is None else trials,
+            study=record.name,
+            storage=storage,
+            studies_dir=studies_dir,
+            slots=slots,
+            device=device,
+            timeout=timeout,
+            as_json=as_json,
+        )
+
+
+@app.command()
+def prune(
+    number: Annotated[int, typer.Argument(metavar="N", help="The trial's number.")],
+    study: StudyOption = None,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+) -> None:
+    """End a running or paused trial as pruned by hand."""
+    store, record = open_for_reading(storage, studies_dir, study)
+    trial = store.trial(record.id, number)
+    if trial.state.ended:
+        raise BadInput(
+            f"trial {number} of study '{record.name}' has ended ({trial.state}); only a running or paused one can be"
+        )
+    store.request(record.id, "prune", {"number": number})
+    say(f"trial {number}: to be pruned {_when(store, record)}")
+
+
+@app.command()
+def enqueue(
+    settings: Annotated[
+        list[str], typer.Option("--set", metavar="NAME=VALUE", help="A searched parameter; the others are the baseline's.")
+    ],
+    study: StudyOption = None,
+    storage: StorageOption = None,
+    studies_dir: StudiesDirOption = STUDIES_DIR,
+) -> None:
+    """Give a study a configuration to try next."""
+    from hpsearch.report.view import described
+    from hpsearch.space.load import parse_space
+
+    store, record = open_for_reading(storage, studies_dir, study)
+    params = proposal(parse_space(record.space_text, f"study {record.name}"), settings)
+    store.request(record.id, "enqueue", {"params": params})
+    say(f"{described(params)}: to be tried {_when(store, record)}")
+    if record.finished_reason or sum(trial.state.ended for trial in store.trials(record.id)) >= record.trials_target:
+        say(f"the study has its {record.trials_target} trials; more with `hpsearch resume --study {record.name} --trials N`")
+
+
+def proposal(space: SearchSpace, words: list[str]) -> dict[str, Any]:
+    """The configuration of `--set` words, with the baseline's values for what they leave open. Raises BadInput."""
+    from hpsearch.config import ALIASES
+
+    given: dict[str, Any] = {}
+    searched = {parameter.name: parameter for parameter in space.searched}
+    for word in words:
+        written, text = parse_setting(word)
+        name = ALIASES.get(written, written)
+        if name not in searched:
+            fixed = "; it is not searched in this study" if name in space.parameters else did_you_mean(name, searched)
+            raise BadInput(f"--set {word}: '{written}' is no searched parameter{fixed}")
+        given[name] = _value(searched[name], word, text)
+    prior = space.prior()
+    params = space.propose(
+        lambda parameter, _: (
+            given[parameter.name] if parameter.name in given else prior.get(parameter.name, _default(parameter))
+        )
+    )
+    for name in given:
+        if name not in params:
+            when = searched[name].when
+            raise BadInput(f"--set {name}: it does nothing here: it needs {when.text if when else 'another choice'}")
+    broken = space.violation(space.settings(params))
+    if broken:
+        raise BadInput(f"--set {' --set '.join(words)}: {broken}")
+    return params
+
+
+def _value(parameter: Searched, word: str, text: str) -> Any:
+    from hpsearch.report.export import parse_value
+    from hpsearch.space.parameters import Range
+
+    value = parse_value(text)
+    if isinstance(parameter, Range):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = int(value) if parameter.whole and float(value).is_integer() else value
+        fits = parameter.contains(value) and (not parameter.whole or isinstance(value, int))
+        if not fits or parameter.snapped(value) != value:
+            step = f" in steps of {parameter.step}" if parameter.step else ", whole numbers" if parameter.whole else ""
+            raise BadInput(f"--set {word}: {parameter.name} is searched from {parameter.low} to {parameter.high}{step}")
+        return value if parameter.whole else float(value)
+    for choice in parameter.choices:
+        if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+            return choice
+    raise BadInput(f"--set {word}: {parameter.name} is one of {', '.join(map(str, parameter.choices))}")
+
+
+def _default(parameter: Searched) -> Any:
+    prior = parameter.prior
+    return parameter.middle if prior is None or prior == "auto" else prior
+
+
+def _when(store: Store, record: StudyRecord) -> str:
+    return "in a moment" if store.owner(record.id) else f"when the study goes on; {_go_on(record)}"
+
+
+def _go_on(record: StudyRecord) -> str:
+    return f"`hpsearch resume --study {record.name}` goes on with it"
+
+
+class JsonLines:
+    """A watcher that prints each change as one line of JSON."""
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def opened(self, study: StudyRecord, trials: list[TrialRecord]) -> None:
+        ended = sum(trial.state.ended for trial in trials)
+        _line("opened", study=study.name, trials_target=study.trials_target, trials_ended=ended)
+
+    def started(self, trial: TrialRecord, slot: str, from_iteration: int) -> None:
+        _line(
+            "started", trial=trial.number, attempt=trial.attempts, slot=slot, from_iteration=from_iteration, params=trial.params
+        )
+
+    def progress(self, trial: TrialRecord, progress: Progress) -> None: ...
+
+    def evaluated(self, trial: TrialRecord, point: EvalPoint) -> None:
+        metrics = {name: value if math.isfinite(value) else None for name, value in point.metrics.items()}
+        _line("evaluated", trial=trial.number, rung=point.rung, iteration=point.iteration, metrics=metrics)
+
+    def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
+        best_number = best.number if best else None
+        _line("ended", trial=trial.number, state=str(trial.state), value=trial.value, reason=trial.reason, best=best_number)
+
+    def note(self, text: str) -> None:
+        _line("note", text=text)
+
+
+def _line(event: str, **facts: Any) -> None:
+    print(json.dumps({"event": event} | facts, allow_nan=False), file=sys.stdout, flush=True)

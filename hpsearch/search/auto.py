@@ -1,0 +1,263 @@
+"""`--sampler auto`: what is known beforehand first, then what the trials say.
+
+After the prior's centre (trial 0) the first trials are drawn around it, mixed with draws from the whole space; then a model
+proposes: a Gaussian process while the trials are few and there is one objective, else TPE. Some draws around the prior and
+from the whole space stay in, so that neither a misleading prior nor a misled model can hold the search.
+
+Everything follows from the study's trials and its seed: a resumed study goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna import Study, samplers
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpsearch.space.auto import Law
+from hpsearch.space.baseline import prior_value
+from hpsearch.space.parameters import Choices, Confidence, Range, Searched, Setting
+from hpsearch.space.space import SearchSpace
+
+FinalValue = Callable[[FrozenTrial, Sequence[FrozenTrial]], float | None]
+"""What a trial that was not finished would have come to, given the complete trials; None where nobody can tell."""
+
+DIVERGED = "diverged"
+"""How the reason (user attribute `reason`) of a trial begins whose last value says nothing of what it would have come to."""
+
+START_UP = 8
+"""Trials that told something before a model proposes."""
+WIDE: dict[Confidence, float] = {"low": 0.5, "medium": 0.35, "high": 0.2}
+"""Share of the start-up drawn from the whole space; the mean over the parameters with a prior."""
+WIDTH: dict[Confidence, float] = {"low": 0.3, "medium": 0.2, "high": 0.1}
+"""Standard deviation of a draw around a prior, as a part of the range (of its logarithm where it is searched so)."""
+STAY: dict[Confidence, float] = {"low": 0.4, "medium": 0.6, "high": 0.8}
+"""Probability that a draw around a prior takes the prior's choice itself."""
+LATER_NEAR, LATER_WIDE = 0.2, 0.1
+"""Shares once a model proposes: around the prior, falling as one over the trials, and from the whole space."""
+GP_LIMIT = 200
+"""Trials up to which the Gaussian process proposes."""
+GP_TRIALS = 150
+"""Trials that it reads at most: fitting it costs the cube of their number."""
+UNBROKEN = -0.1
+"""How far within its constraints a trial is taken to be that has none."""
+TRIES = 20
+"""Draws of one value around a prior before the prior itself is taken, and of a configuration that was not tried yet."""
+
+
+def median_final(trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float | None:
+    """The last reported value and the median of what the complete trials gained from there on."""
+    if not trial.intermediate_values:
+        return None
+    step = max(trial.intermediate_values)
+    value = trial.intermediate_values[step]
+    gains = [other.values[0] - other.intermediate_values[step] for other in complete if step in other.intermediate_values]
+    final = value + (statistics.median(gains) if gains else 0.0)
+    return final if math.isfinite(final) else None
+
+
+class AutoSampler(samplers.BaseSampler):
+    """Whole configurations; `source` says what made the last one.
+
+    law: the automatic priors. priors: whether to draw around the priors at all (without, start-up draws are all wide).
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        seed: int,
+        *,
+        law: Law | None = None,
+        priors: bool = True,
+        final_value: FinalValue = median_final,
+    ) -> None:
+        self._space, self._seed, self._law, self._final_value = space, seed, law, final_value
+        self._distributions = space.distributions()
+        given = [parameter.confidence for parameter in space.searched if parameter.confidence is not None]
+        self._wide = statistics.mean(WIDE[each] for each in given) if given and priors else 1.0
+        self._conditional = any(parameter.when for parameter in space.searched)
+        self._number, self._draws, self._random = -1, 0, random.Random(seed)
+        self.source = ""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._distributions
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """Called again for the same trial it draws again: a rule was broken."""
+        if trial.number != self._number:
+            self._number, self._draws = trial.number, 0
+            self._random = random.Random(int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0]))
+            self._first = self._choose(study, trial)
+        self._draws += 1
+        self.source = self._first
+        if self.source == "model":
+            modelled = self._modelled(study, trial)
+            if modelled is not None:
+                return modelled
+            self.source = "wide"
+        tried = [other.params for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        for _ in range(TRIES):
+            proposal = self._space.propose(self._near if self.source == "near-prior" else self._anywhere)
+            if proposal not in tried:
+                break
+        return proposal
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        # What a configuration that is partly given leaves open once its conditions are known.
+        parameter = next(each for each in self._space.searched if each.name == param_name)
+        return parameter.draw(self._random)
+
+    def _choose(self, study: Study, trial: FrozenTrial) -> str:
+        told = sum(  # Also by those that are paused, or in the middle of their training.
+            other.state in (TrialState.COMPLETE, TrialState.PRUNED) or bool(other.intermediate_values)
+            for other in study.get_trials(deepcopy=False)
+            if other.number != trial.number
+        )
+        if told < START_UP:
+            # Evenly spread, so that a short study gets its share of both.
+            wide = math.floor((trial.number + 1) * self._wide) > math.floor(trial.number * self._wide)
+            return "wide" if wide else "near-prior"
+        chance = self._random.random()
+        if chance < LATER_WIDE:
+            return "wide"
+        near = LATER_NEAR * START_UP / told * (self._wide < 1)
+        return "near-prior" if chance < LATER_WIDE + near else "model"
+
+    # Draws without a model
+
+    def _anywhere(self, parameter: Searched, settings: Mapping[str, Any]) -> Setting:
+        return parameter.draw(self._random)
+
+    def _near(self, parameter: Searched, settings: dict[str, Setting]) -> Setting:
+        if parameter.confidence is None:
+            return parameter.draw(self._random)
+        return near(parameter, prior_value(parameter, settings, self._law), self._random)
+
+    # A model of what the trials showed
+
+    def _modelled(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
+        """None where the model has nothing new to say."""
+        seen = evidence(study, trial, self._final_value)
+        gaussian = len(study.directions) == 1 and len(seen) <= GP_LIMIT and self._draws == 1
+        for name in ("gp", "tpe") if gaussian else ("tpe",):
+            derived = optuna.create_study(directions=study.directions, sampler=samplers.RandomSampler(seed=0))
+            derived.add_trials([self._filled(each) for each in _fewer(seen)] if name == "gp" else seen)
+            asked = derived._storage.get_trial(derived.ask()._trial_id)
+            model = self._model(name)
+            known = model.infer_relative_search_space(derived, asked)
+            drawn = model.sample_relative(derived, asked, known)
+            proposal = self._space.propose(functools.partial(self._from, drawn))
+            if all(proposal != other.params for other in seen):
+                self.source = name
+                return proposal
+        return None
+
+    def _filled(self, trial: FrozenTrial) -> FrozenTrial:
+        """With the middle for the parameters that it does not have: a Gaussian process knows no conditions."""
+        rest = {each.name: each.middle for each in self._space.searched if each.name not in trial.params}
+        if not rest:
+            return trial
+        return create_trial(
+            state=trial.state,
+            values=trial.values,
+            params={**trial.params, **rest},
+            distributions=self._distributions,
+            constraints=trial.constraints or None,
+        )
+
+    def _from(self, drawn: Mapping[str, Any], parameter: Searched, settings: Mapping[str, Any]) -> Setting:
+        return drawn[parameter.name] if parameter.name in drawn else parameter.draw(self._random)
+
+    def _model(self, name: str) -> samplers.BaseSampler:
+        """A fresh one for each proposal: it must not depend on what was proposed before a resumption."""
+        seed = self._random.getrandbits(32)
+        if name == "gp":
+            return samplers.GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+        # Only group=True keeps modelling parameters that some trials do not have.
+        return samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, group=self._conditional)
+
+
+def evidence(study: Study, trial: FrozenTrial, final_value: FinalValue = median_final) -> list[FrozenTrial]:
+    """The study's trials but `trial`, as a model should see them.
+
+    Optuna's Gaussian process drops pruned trials, and its TPE ranks them behind all others: here a trial that was not
+    finished counts with the value that it would have come to, and one that diverged or broke a constraint with the worst.
+    """
+    others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number and each.params]
+    complete = [each for each in others if each.state is TrialState.COMPLETE]
+    if not complete:
+        return []
+    worst = [max(each.values[index] for each in complete) for index in range(len(study.directions))]
+    constrained = any(each.constraints for each in others)
+    seen: list[FrozenTrial] = []
+    for other in others:
+        values = _values(other, complete, worst, final_value)
+        if values is None and other.state is not TrialState.RUNNING:
+            continue
+        # One number: trials that were not finished lack some constraints, and Optuna wants the same of all.
+        broken = {"broken": max(other.constraints.values(), default=UNBROKEN)} if constrained and values else None
+        seen.append(
+            create_trial(
+                state=TrialState.COMPLETE if values else TrialState.RUNNING,
+                values=values,
+                params=other.params,
+                distributions=other.distributions,
+                constraints=broken,
+            )
+        )
+    return seen
+
+
+def _values(
+    trial: FrozenTrial, complete: Sequence[FrozenTrial], worst: Sequence[float], final_value: FinalValue
+) -> Sequence[float] | None:
+    """None where nothing is known: the trial failed, or runs and reported nothing yet."""
+    if trial.state is TrialState.COMPLETE:
+        return list(trial.values)
+    if trial.state not in (TrialState.PRUNED, TrialState.RUNNING):
+        return None
+    diverged = str(trial.user_attrs.get("reason", "")).startswith(DIVERGED)
+    lost = diverged or any(value > 0 for value in trial.constraints.values())
+    if len(worst) == 1 and not lost:
+        final = final_value(trial, complete)
+        if final is not None:
+            return [final]
+    return worst if trial.state is TrialState.PRUNED else None
+
+
+def near(parameter: Searched, centre: Setting, random: random.Random) -> Setting:
+    """A draw around the centre of a prior, as wide as its confidence is low, in the scale in which it is searched."""
+    assert parameter.confidence is not None
+    if isinstance(parameter, Choices):
+        others = [each for each in parameter.choices if each != centre]
+        return centre if not others or random.random() < STAY[parameter.confidence] else random.choice(others)
+    assert isinstance(centre, int | float)
+    low, high = _scaled(parameter, parameter.low), _scaled(parameter, parameter.high)
+    for _ in range(TRIES):
+        drawn = random.gauss(_scaled(parameter, centre), WIDTH[parameter.confidence] * (high - low))
+        if low <= drawn <= high:
+            return parameter.snapped(math.exp(drawn) if parameter.log else drawn)
+    return centre
+
+
+def _scaled(parameter: Range, value: int | float) -> float:
+    return math.log(value) if parameter.log else float(value)
+
+
+def _fewer(seen: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The best half and the newest of the others; what still runs stays."""
+    running = [each for each in seen if each.state is TrialState.RUNNING]
+    ended = [index for index, each in enumerate(seen) if each.state is not TrialState.RUNNING]
+    best = set(sorted(ended, key=lambda index: seen[index].values[0])[: GP_TRIALS // 2])
+    newest = [index for index in ended if index not in best][-GP_TRIALS // 2 :]
+    return [seen[index] for index in sorted(best | set(newest))] + running

@@ -1,0 +1,64 @@
+"""When a study has cost enough, and when more trials are not worth it. All limits are totals over all runs of the study."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hpsearch.storage.records import TrialRecord, TrialState
+
+
+@dataclass
+class Spent:
+    """What a study has cost so far, and since when it has found nothing better."""
+
+    flops: float = 0.0
+    """Of ended trials."""
+    seconds: float = 0.0
+    """In slots, of ended trials."""
+    wall_s: float = 0.0
+    """While at least one trial ran, in earlier runs of the study."""
+    since_best: int = 0
+    """Trials that ended, complete or pruned, since the best one."""
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, record: TrialRecord, *, better: bool) -> None:
+        """A trial ended."""
+        self.flops += record.flops
+        self.seconds += record.seconds
+        if record.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            self.since_best = 0 if better else self.since_best + 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a person is ready to spend; infinite where nothing was said.
+
+    patience: trials that end one after another without a better one before no new one starts.
+    """
+
+    timeout_s: float = math.inf
+    flops: float = math.inf
+    slot_hours: float = math.inf
+    patience: float = math.inf
+
+    def reached(self, spent: Spent, unfinished: Iterable[TrialRecord]) -> str:
+        """Which limit of cost is reached, in a sentence; empty while none is. unfinished: trials that have not ended."""
+        if spent.wall_s + time.monotonic() - spent.began > self.timeout_s:
+            return "the time limit was reached"
+        flops, seconds = spent.flops, spent.seconds
+        for record in unfinished:
+            flops, seconds = flops + record.flops, seconds + record.seconds
+        if flops >= self.flops:
+            return f"the compute budget of {self.flops:.3g} FLOPs is spent"
+        if seconds >= self.slot_hours * 3600:
+            return f"the budget of {self.slot_hours:g} slot-hours is spent"
+        return ""
+
+    def patience_over(self, spent: Spent) -> str:
+        """Why no new trial is worth it; empty while one is."""
+        if spent.since_best >= self.patience:
+            return f"no better trial among the last {spent.since_best} (--patience {self.patience:.0f})"
+        return ""

@@ -1,0 +1,121 @@
+"""Optuna's storage for a coordinator: its calls outlast a database that does not answer, and are safe to make twice.
+
+Optuna wraps it in its own cache, as every RDBStorage. An answer can be lost after the server has committed, so a second try
+must find what the first one did: attributes and intermediate values replace, a parameter that is there is left, and what
+Optuna itself would do twice or refuse is here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import func, select
+
+from hpsearch.storage.transactions import Database, Outage
+
+T = TypeVar("T")
+
+
+class PatientStorage(RDBStorage):
+    """RDBStorage whose calls are tried again while the database is locked, and through an outage where `sit_out` names one."""
+
+    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
+        super().__init__(url, engine_kwargs=engine_kwargs)
+        self._database = Database(self.engine)
+
+    def sit_out(self, outage: Outage | None) -> None:
+        """As `Store.sit_out`."""
+        self._database.sit_out(outage)
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        """A new trial; the one that a lost answer was about, where there is one.
+
+        That is a trial newer than all that there were before the first try, in the same state and with the same attributes:
+        only the coordinator makes trials that run. A server that commits only after the second try has looked still
+        leaves a trial RUNNING that nobody trains; the next coordinator adopts it.
+        """
+        from optuna.storages._rdb.models import TrialModel
+
+        newest = self._database.read(
+            lambda connection: connection.execute(
+                select(func.coalesce(func.max(TrialModel.trial_id), -1)).where(TrialModel.study_id == study_id)
+            ).scalar_one()
+        )
+        state = TrialState.RUNNING if template_trial is None else template_trial.state
+        attributes = {} if template_trial is None else template_trial.system_attrs
+        make: Callable[..., FrozenTrial] = super()._create_new_trial
+
+        def attempt(again: bool) -> FrozenTrial:
+            if again:
+                for trial in self._get_trials(study_id, None, set(), newest):
+                    if trial.state is state and trial.system_attrs == attributes and not trial.params:
+                        return trial
+            return make(study_id, template_trial)
+
+        return self._trying(attempt)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As Optuna's; a second try that finds the trial in `state` already is a success."""
+        write = super().set_trial_state_values
+
+        def attempt(again: bool) -> bool:
+            try:
+                return bool(write(trial_id, state, values) or (again and self.get_trial(trial_id).state is state))
+            except UpdateFinishedTrialError:
+                if again and self.get_trial(trial_id).state is state:
+                    return True
+                raise
+
+        return self._trying(attempt)
+
+    def _trying(self, attempt: Callable[[bool], T]) -> T:
+        """Call `attempt` patiently; its argument says whether it was called before."""
+        again = False
+
+        def once() -> T:
+            nonlocal again
+            before, again = again, True
+            return attempt(before)
+
+        return self._database.patiently(once)
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    theirs = getattr(RDBStorage, name)
+
+    @functools.wraps(theirs)
+    def method(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
+        return self._database.patiently(lambda: theirs(self, *arguments, **named))
+
+    return method
+
+
+# What Optuna's study and its cache call while trials run; a method that calls another of these is patient through it.
+for _name in (
+    "create_new_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_all_studies",
+    "_set_trial_param",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "get_trial_id_from_study_id_trial_number",
+    "get_trial_param",
+    "get_trial_user_attrs",
+    "get_trial_system_attrs",
+    "get_trial",
+    "_get_trials",
+    "_get_best_trial_id",
+):
+    setattr(PatientStorage, _name, _patient(_name))

@@ -1,0 +1,42 @@
+"""The model that a finished trial left in its folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpsearch.config import DataConfig, TrialConfig, canonical
+from hpsearch.data.corpus import open_corpus
+from hpsearch.data.tokenizer import Tokenizer
+from hpsearch.errors import BadInput, DataError
+from hpsearch.model.transformer import Transformer
+from hpsearch.training.checkpoints import PATTERN, checkpoint_folder
+from hpsearch.training.weights import export_weights, load_model
+
+
+def trial_model(
+    settings: Mapping[str, Any], data: DataConfig, fingerprint: str, folder: Path, *, iteration: int, cache_dir: Path
+) -> tuple[TrialConfig, Transformer, Tokenizer]:
+    """The weights of the trial in `folder` after its last step, `iteration`, in evaluation mode.
+
+    Its tokenizer comes from the text, which must still be the one of `fingerprint`. Raises BadInput where the weights are
+    gone or damaged, DataError where the text is another one.
+    """
+    config = TrialConfig.build(canonical(settings))
+    saved = {int(path.stem.rpartition("-")[2]): path for path in checkpoint_folder(config, folder).glob(PATTERN)}
+    if iteration not in saved:
+        raise BadInput(
+            f"{folder}: the weights of step {iteration} are not there; train them again with `hpsearch export --out best.yaml` "
+            "and `hpsearch train --config best.yaml --out model`, then `hpsearch export --format hf --model model`"
+        )
+    corpus = open_corpus(data, vocab_size=config.vocab_size, architecture=config.architecture, cache_dir=cache_dir)
+    if corpus.data_fingerprint != fingerprint:
+        raise DataError(
+            f"the text is not the one that this trial was trained on (fingerprint {corpus.data_fingerprint[:12]}, "
+            f"expected {fingerprint[:12]}), so its tokenizer cannot be made again; bring the old text back"
+        )
+    with tempfile.TemporaryDirectory() as place:
+        export_weights(config, saved[iteration], corpus.tokenizer, Path(place))
+        return load_model(Path(place))

@@ -1,0 +1,70 @@
+"""How the end of memory or of the disk shows. No torch here: a slot reads this too."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Callable, Iterator
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says when no more can be written: disk full, quota, largest file size."""
+
+SIGNS = (
+    "out of memory",  # CUDA, and its driver
+    "can't allocate memory",  # torch's allocator on the CPU
+    "not enough memory",  # the same on Windows
+    "Unable to allocate",  # numpy
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
+)
+SIZE = r"(\d+(?:\.\d+)?) ?(bytes|B|[KMGTPE]i?B)"
+ASKED = re.compile(rf"(?:tried to allocate|Unable to allocate) {SIZE}", re.IGNORECASE)
+FREE = re.compile(rf"of which {SIZE} is free", re.IGNORECASE)
+
+
+class OutOfMemory(MemoryError):
+    """A run needed more memory than there was.
+
+    shortfall_bytes: what was asked for beyond what was free, as far as the error says; at least 1.
+    micro_batches: parts that its batches were computed in; more parts need less memory.
+    """
+
+    def __init__(self, message: str, shortfall_bytes: int, micro_batches: int) -> None:
+        super().__init__(message)
+        self.shortfall_bytes, self.micro_batches = shortfall_bytes, micro_batches
+
+
+def shortfall(error: BaseException) -> int | None:
+    """Bytes that were missing, at least 1; None for an error that is not about memory."""
+    if isinstance(error, OutOfMemory):
+        return error.shortfall_bytes
+    text = str(error)
+    short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    short = short or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    short = short or (isinstance(error, RuntimeError) and any(sign in text for sign in SIGNS))
+    if not short:
+        return None
+    asked, free = (_bytes(pattern.search(text)) for pattern in (ASKED, FREE))
+    return max(1, asked - free)
+
+
+@contextlib.contextmanager
+def short_of_memory(micro_batches: Callable[[], int]) -> Iterator[None]:
+    """Turn what torch and the system raise when memory ends into OutOfMemory. micro_batches: the parts at that moment."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        missing = shortfall(error)
+        if missing is None:
+            raise
+        text = (str(error).strip().splitlines() or ["no more memory"])[0]
+        raise OutOfMemory(text, missing, micro_batches()) from error
+
+
+def _bytes(found: re.Match[str] | None) -> int:
+    if found is None:
+        return 0
+    # torch and numpy mean powers of 1024, whether or not they write the i.
+    power = "bkmgtpe".index(found[2][0].lower())
+    return round(float(found[1]) * 1024.0**power)

@@ -1,0 +1,112 @@
+"""The live view, drawn into terminals of many kinds from the events that a coordinator sends."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from hpsearch.console import LiveView, PlainLines
+from hpsearch.storage.records import BudgetRecord, StudyRecord, TrialRecord, TrialState
+from hpsearch.training.events import EvalPoint, Progress
+
+STUDY = StudyRecord(
+    name="lm",
+    space_text="",
+    space_digest="",
+    objectives=("val_bpb",),
+    data={},
+    data_fingerprint="",
+    budget=BudgetRecord("tokens", 1e6, 10),
+    sampler="tpe",
+    pruner="median",
+    seed=0,
+    versions={},
+    host="here",
+    device="cpu",
+    threads=1,
+    folder="",
+    trials_target=20,
+)
+REASON = "val_bpb 7.1 at rung 4 is worse than the median 5.2 of 9 trials"
+PARAMS = {"learning_rate": 0.0012345, "d_model": 256, "optimizer": "adamw", "hidden_act": "swiglu", "lr_schedule": "wsd"}
+
+
+def trial(number: int, state: TrialState = TrialState.RUNNING, value: float | None = None, reason: str = "") -> TrialRecord:
+    values = None if value is None else (value,)
+    return TrialRecord(number, state, PARAMS, {"max_iters": 1000}, "tpe", values=values, reason=reason, attempts=1)
+
+
+def point(rung: int, value: float) -> EvalPoint:
+    return EvalPoint(rung, 100 * rung, 0, 0.0, 0.0, value, {"val_bpb": value, "val_loss": value}, 1e-3, 1.0, 12_345.0)
+
+
+def feed(view: LiveView | PlainLines) -> None:
+    view.opened(STUDY, [trial(0, TrialState.COMPLETE, 6.0)])
+    for number in (1, 2):
+        view.started(trial(number), "slot-0", 0)
+        for rung in range(1, 5):
+            view.evaluated(trial(number), point(rung, 9.0 - rung * number / 2))
+    view.progress(trial(1), Progress(432, 4.2, 1e-3, 12_345.0))
+    view.started(trial(3), "slot-1", 0)
+    pruned = trial(3, TrialState.PRUNED, reason=REASON)
+    view.ended(pruned, trial(0, TrialState.COMPLETE, 6.0))
+
+
+def drawn(width: int, *, encoding: str = "utf-8", colours: bool = True) -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace")
+    console = Console(file=file, width=width, force_terminal=True, no_color=not colours, color_system="truecolor")
+    view = LiveView(2, console)
+    feed(view)
+    console.print(view)
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 90, 120, 200])
+def test_the_view_fits_any_width_and_cuts_nothing(width: int) -> None:
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in drawn(width).splitlines()]
+    assert max(map(len, lines)) <= width
+    whole = " ".join(" ".join(lines).split())
+    assert REASON in whole  # Why it was pruned, over as many lines as it takes.
+    for part in ("lm 2 of 20 trials", "432/1000", "7.0000", "█▆▃▁", "best trial 0: val_bpb 6.0000", "lr_schedule wsd"):
+        assert part in whole, part
+    assert ("tokens/s" in whole) == (width >= 90)
+    assert "…" not in whole
+
+
+def codes(text: str) -> set[str]:
+    """The parameters of all escape sequences that set a style."""
+    return {code for found in re.findall(r"\x1b\[([0-9;]*)m", text) for code in found.split(";")}
+
+
+def test_without_colours_nothing_is_coloured() -> None:
+    assert codes(drawn(100, colours=False)) <= {"", "0", "1", "2"}  # Bold and dim are no colours.
+    assert codes(drawn(100)) & {"32", "33", "36", "38"}
+
+
+def test_a_terminal_that_knows_ascii_only_gets_it() -> None:
+    told = drawn(100, encoding="ascii", colours=False)
+    assert "#" in told
+    assert "\\" not in told  # Nothing had to be escaped.
+
+
+def test_the_best_of_the_view_breaks_no_constraint() -> None:
+    view = LiveView(1, Console(file=io.StringIO(), width=100))
+    infeasible = replace(trial(1, TrialState.COMPLETE, 1.0), constraints={"num_parameters": 0.5})
+    view.opened(STUDY, [trial(0, TrialState.COMPLETE, 6.0), infeasible])
+    console = Console(file=io.StringIO(), width=100)
+    console.print(view)
+    assert isinstance(console.file, io.StringIO)
+    assert "trial 0: val_bpb 6.0000" in console.file.getvalue()
+
+
+def test_plain_lines_say_why_a_trial_was_pruned(capsys: pytest.CaptureFixture[str]) -> None:
+    feed(PlainLines(2))
+    told = capsys.readouterr().err
+    assert f"trial 3 pruned ({REASON})" in told
+    assert "\x1b" not in told

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+from ray_nodes import RayNodes
+
+from hpsearch.execution.cluster import RayExecutor
+from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.protocol import Executor
+
+
+@pytest.fixture(params=["local", "ray"])
+def executor(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Executor]]:
+    """Opens an executor for one of the trainers that cost nothing, and closes it in the end."""
+
+    @contextmanager
+    def opens(trainer: str, slots: int = 1, threads: int = 1) -> Iterator[Executor]:
+        named = f"toy_trainers:{trainer}"
+        opened: Executor
+        if request.param == "local":
+            opened = LocalExecutor(slots, threads, trainer=named)
+        else:
+            nodes: RayNodes = request.getfixturevalue("ray_nodes")
+            opened = RayExecutor(slots, threads, address=nodes.address, trainer=named)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    return opens

@@ -1,0 +1,217 @@
+"""The forecast on a trainer whose steps take what a formula says, and on the real one."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from metered_trainers import checkpoint_bytes, step_seconds
+from tiny import SPACE as TINY
+from toys import Toys
+
+from hpsearch.config import TrialConfig
+from hpsearch.data.corpus import Corpus
+from hpsearch.errors import SpaceError
+from hpsearch.execution.local import LocalExecutor
+from hpsearch.model.counting import count
+from hpsearch.search.forecast import (
+    DRAWS,
+    Forecast,
+    _fit,
+    _makespan,
+    choose_shapes,
+    compared,
+    draw_configs,
+    forecast,
+    note,
+)
+from hpsearch.search.measuring import Bench, measure, measure_speed
+from hpsearch.search.study import candidate, check, new_budget
+from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
+
+SPACE = """
+name: priced
+data: {text: pydoc, tokenizer: bytes}
+budget: {tokens: 1e6, evaluations: 5}
+parameters:
+  num_layers: {low: 1, high: 4, prior: 2}
+  d_model: {choices: [16, 32, 48], prior: 32}
+  num_heads: {choices: [2, 3], prior: 2}
+  d_ff: 4 * d_model
+  batch_size: {choices: [4, 8], prior: 8}
+  learning_rate: {low: 1e-4, high: 1e-2, log: true, prior: 1e-3}
+  context_length: 16
+  eval_iters: 2
+require: [d_model % num_heads == 0]
+constraints: {num_parameters: {max: 90000}}
+"""
+
+
+class Priced:
+    """A space with what a forecast of it needs."""
+
+    def __init__(self, toys: Toys, text: str = SPACE) -> None:
+        request = toys.request(text=text)
+        checked = check(request)
+        corpora: dict[int, Corpus] = {checked.baseline.vocab_size: checked.corpus}
+        budget = new_budget(request)
+        self.bench = Bench(request.space, toys.cache_dir, ("cpu",), 1, checked.corpus.data_fingerprint)
+        self.corpus, self.baseline = checked.corpus, checked.baseline
+        self.configs = draw_configs(
+            request.space, lambda proposal: candidate(request.space, proposal, budget, toys.cache_dir, corpora)
+        )
+
+    def forecast(self, trials: int = 10, trainer: str = "metered", slots: int = 2, shapes: int = 6) -> Forecast:
+        with closing(LocalExecutor(slots, 1, trainer=f"metered_trainers:{trainer}")) as executor:
+            return forecast(self.bench, executor, self.configs, trials, self.corpus, shapes=shapes)
+
+
+@pytest.fixture
+def priced(toys: Toys) -> Priced:
+    return Priced(toys)
+
+
+def test_the_space_is_stood_for_by_the_baseline_and_draws_that_may_be_trials(priced: Priced, toys: Toys) -> None:
+    assert len(priced.configs) == DRAWS + 1
+    assert priced.configs[0] == priced.baseline
+    assert {config.num_layers for config in priced.configs} == {1, 2, 3, 4}
+    for config in priced.configs:
+        assert config.d_model % config.num_heads == 0
+        assert count(config).num_parameters <= 90_000
+        assert config.max_iters * config.batch_size * 16 == pytest.approx(1e6, rel=0.01)
+    assert Priced(toys).configs == priced.configs
+
+
+def test_the_shapes_are_the_baseline_the_cheapest_and_the_dearest(priced: Priced) -> None:
+    def cost(config: TrialConfig) -> float:
+        return count(config).flops_per_token * config.batch_size
+
+    chosen = choose_shapes(priced.configs, 3)
+    assert chosen[0] == priced.baseline
+    assert sorted(map(cost, chosen)) == [min(map(cost, priced.configs)), cost(priced.baseline), max(map(cost, priced.configs))]
+    assert len(choose_shapes(priced.configs, 6)) == 6
+    assert choose_shapes(priced.configs[:1], 3) == [priced.baseline]
+
+
+def test_the_forecast_finds_the_cost_of_configurations_that_it_did_not_measure(priced: Priced) -> None:
+    found = priced.forecast()
+    steps = fmean(config.max_iters * step_seconds(config) for config in priced.configs)
+    # Beside its steps a trial has five evaluations, which this trainer answers at once.
+    assert found.trial.seconds == pytest.approx(steps, rel=0.05)
+    assert found.seconds == pytest.approx(10 * steps / 2, rel=0.25)
+    assert found.trial.tokens == pytest.approx(1e6, rel=0.01)
+    flops = fmean(count(config).flops_per_token * 1e6 for config in priced.configs)
+    assert found.trial.flops == pytest.approx(flops, rel=0.01)
+    # Two checkpoints are kept, and the best weights beside them.
+    kept = fmean(2 * checkpoint_bytes(config) + 4 * count(config).num_parameters for config in priced.configs)
+    assert found.disk_bytes == pytest.approx(10 * kept)
+    assert found.memory_bytes == 2 * 4_000_000
+
+
+def test_the_baseline_alone_would_price_the_space_wrong(priced: Priced) -> None:
+    steps = fmean(config.max_iters * step_seconds(config) for config in priced.configs)
+    alone = priced.baseline.max_iters * step_seconds(priced.baseline)
+    assert abs(alone / steps - 1) > 0.1
+    assert priced.forecast(shapes=3).trial.seconds == pytest.approx(steps, rel=0.05)
+
+
+def test_every_rung_is_the_same_part_of_a_trial(priced: Priced) -> None:
+    found = priced.forecast()
+    rungs = found.by_rung()
+    assert len(rungs) == 5
+    assert [cost.tokens / found.trial.tokens for cost in rungs] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rungs[-1] == found.trial
+
+
+def test_a_shape_that_cannot_be_trained_is_left_out_and_none_at_all_is_an_error(priced: Priced) -> None:
+    found = priced.forecast(trainer="large_ones_need_memory")
+    assert {shape.config.num_layers for shape in found.shapes} <= {1, 2}
+    with pytest.raises(SpaceError, match="neither the baseline"):
+        priced.forecast(trainer="nothing_trains")
+    with (
+        closing(LocalExecutor(1, 1, trainer="metered_trainers:nothing_trains")) as executor,
+        pytest.raises(SpaceError, match=r"the baseline \(the priors\) cannot be trained: ValueError: a bug"),
+    ):
+        measure_speed(priced.bench, executor, priced.baseline)
+
+
+def test_the_speed_is_that_of_the_baseline_in_every_slot(priced: Priced) -> None:
+    flops = count(priced.baseline).flops_per_token * priced.baseline.batch_size * 16
+    with closing(LocalExecutor(2, 1, trainer="metered_trainers:metered")) as executor:
+        speed = measure_speed(priced.bench, executor, priced.baseline)
+        assert len(executor.idle()) == 2
+    assert speed == pytest.approx(flops / step_seconds(priced.baseline))
+
+
+def test_rates_are_fitted_to_the_least_relative_error_and_none_is_negative() -> None:
+    rows = [(1.0, 1.0, 1e6), (1.0, 4.0, 5e6), (1.0, 2.0, 9e6), (1.0, 6.0, 2e6)]
+    exact = _fit(rows, [2e-3 * layers + 3e-9 * flops for _, layers, flops in rows])
+    assert exact == pytest.approx([0.0, 2e-3, 3e-9], abs=1e-12)
+    falling = _fit([(1.0, 1.0), (1.0, 2.0)], [2.0, 1.0])
+    assert min(falling) >= 0
+
+
+def test_the_last_trials_do_not_fill_all_slots() -> None:
+    assert _makespan([2.0], trials=10, slots=2) == 10.0
+    assert _makespan([2.0], trials=9, slots=2) == 10.0
+    assert _makespan([2.0], trials=3, slots=8) == 2.0
+    assert _makespan([4.0, 1.0], trials=5, slots=2) == 4.0
+
+
+def test_what_came_of_a_forecast_is_measured_on_the_work_that_was_done(priced: Priced) -> None:
+    noted = note(priced.forecast(trials=4))
+    record = replace(_study(), budget=replace(_study().budget, evaluations=5))
+    trials = [
+        TrialRecord(0, TrialState.COMPLETE, {}, {}, "tpe", rung=5),
+        TrialRecord(1, TrialState.COMPLETE, {}, {}, "tpe", rung=4),
+        TrialRecord(2, TrialState.PRUNED, {}, {}, "tpe", rung=2),
+    ]
+    found = compared(noted, record, trials, actual_s=100.0)
+    assert found["done"] == pytest.approx(2.4 / 4)
+    assert found["expected_s"] == pytest.approx(0.6 * noted["seconds"])
+    assert found["error"] == pytest.approx(found["expected_s"] / 100 - 1)
+    assert compared(noted, record, [], actual_s=0.0)["error"] is None
+
+
+def test_real_runs_are_measured_from_their_start_to_their_end_and_leave_nothing(
+    toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    priced = Priced(toys, TINY)
+    with closing(LocalExecutor(2, 1)) as executor:
+        found = measure(priced.bench, executor, choose_shapes(priced.configs, 3), 0.1)
+        assert len(executor.idle()) == 2
+    assert len(found) == 3
+    for each in found:
+        assert min(each.step_s, each.start_s, each.evaluation_s, each.checkpoint_s, each.end_s) > 0
+        assert each.checkpoint_bytes > 4 * count(each.config).num_parameters
+        assert each.peak_bytes > 1e7
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def _study() -> StudyRecord:
+    from hpsearch.storage.records import BudgetRecord
+
+    return StudyRecord(
+        name="priced",
+        space_text="",
+        space_digest="",
+        objectives=("val_bpb",),
+        data={},
+        data_fingerprint="",
+        budget=BudgetRecord("tokens", 1e6, 5),
+        sampler="tpe",
+        pruner="none",
+        seed=0,
+        versions={},
+        host="",
+        device="cpu",
+        threads=1,
+        folder="",
+        trials_target=4,
+    )

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpsearch.config import TrialConfig
+from hpsearch.model.counting import count
+from hpsearch.search import priors
+from hpsearch.search.budget import plan
+from hpsearch.search.priors import Laws, Text
+from hpsearch.space.load import parse_space
+from hpsearch.space.space import SearchSpace
+from hpsearch.storage.records import BudgetRecord
+
+SPACE = """
+name: laws
+budget: {flops: 1e12, evaluations: 4}
+parameters:
+  learning_rate: {low: 1e-5, high: 1e-1, log: true, prior: auto}
+  weight_decay: {low: 1e-6, high: 100.0, log: true, prior: auto, confidence: high}
+  warmup_steps: {low: 0, high: 10000, prior: auto}
+  beta2: {low: 0.9, high: 0.999, prior: auto, when: "optimizer in ['adamw', 'lion']"}
+  batch_size: {choices: [1, 2, 4, 8, 16, 32], prior: auto}
+  d_model: {choices: [64, 128, 512], prior: 128}
+  optimizer: {choices: [adamw, sgd, lion], prior: adamw}
+  num_heads: 4
+  num_layers: 2
+  d_ff: 4 * d_model
+  context_length: 64
+"""
+
+sizes, lengths = st.floats(1e4, 1e12), st.floats(1e4, 1e13)
+
+
+def budget(kind: str = "flops", amount: float = 1e12, flops: float | None = 1e12) -> BudgetRecord:
+    return BudgetRecord(kind, amount, 4, flops)
+
+
+def laws(space: SearchSpace, record: BudgetRecord | None = None) -> Laws:
+    def text(settings: Mapping[str, Any]) -> Text:
+        return Text(256, lambda context_length: 100_000 // context_length)
+
+    return Laws(space, lambda: record or budget(), text)
+
+
+def value(law: Laws, space: SearchSpace, name: str, settings: Mapping[str, Any]) -> float:
+    parameter = next(each for each in space.searched if each.name == name)
+    found = law(parameter, settings)
+    assert found is not None
+    return found
+
+
+def test_the_laws_have_the_values_computed_by_hand() -> None:
+    # 1.79 * 10^(9 * -0.713) * 10^(10.5 * 0.307): the exponents add to -3.1935.
+    assert priors.learning_rate(1e9, 10**10.5) == pytest.approx(1.79 * 10**-3.1935)
+    # 0.58 * 10^(10 * 0.571)
+    assert priors.batch_tokens(1e10) == pytest.approx(0.58 * 10**5.71)
+    # 100 tokens for a parameter: 100^-0.527 = 10^-1.054
+    assert priors.timescale(1e8, 1e10) == pytest.approx(1.084 * 10**-1.054)
+    # 1e5 tokens a step, 1e10 in all, a rate of 1e-3: 1e-5 / (1e-3 * timescale)
+    assert priors.weight_decay(1e8, 1e10, 1e5, 1e-3) == pytest.approx(1e-2 / (1.084 * 10**-1.054))
+    assert priors.beta2(2**12) == pytest.approx(0.99)
+    assert priors.beta2(2**19) == pytest.approx(0.95)
+    assert priors.beta2(2**17.5) == pytest.approx(1 - math.sqrt(0.01 * 0.05))
+    assert (priors.warmup_steps(5000), priors.warmup_steps(10)) == (100, 1)
+
+
+@given(sizes, lengths, st.floats(1.01, 100))
+def test_the_laws_rise_and_fall_as_published(size: float, tokens: float, times: float) -> None:
+    assert priors.learning_rate(times * size, tokens) <= priors.learning_rate(size, tokens)
+    assert priors.learning_rate(size, times * tokens) >= priors.learning_rate(size, tokens)
+    assert priors.batch_tokens(times * tokens) > priors.batch_tokens(tokens)
+    assert priors.batch_tokens(times * tokens) < times * priors.batch_tokens(tokens)
+    assert priors.timescale(size, times * tokens) < priors.timescale(size, tokens)
+    # Only tokens per parameter count for the timescale.
+    assert priors.timescale(times * size, times * tokens) == pytest.approx(priors.timescale(size, tokens))
+    assert priors.beta2(times * tokens) <= priors.beta2(tokens)
+    assert 0.95 - 1e-9 <= priors.beta2(tokens) <= 0.99 + 1e-9
+
+
+@given(sizes, lengths, st.floats(1e2, 1e7), st.floats(1e-5, 1e-2), st.floats(1.01, 100))
+def test_the_timescale_does_not_change_with_batch_and_rate(
+    size: float, tokens: float, step: float, rate: float, times: float
+) -> None:
+    decay = priors.weight_decay(size, tokens, step, rate)
+    assert step / (rate * decay * tokens) == pytest.approx(priors.timescale(size, tokens))
+    assert priors.weight_decay(size, tokens, times * step, times * rate) == pytest.approx(decay)
+
+
+@given(st.floats(1e3, 9.9e6), st.floats(1e4, 1e13))
+def test_the_rate_of_a_small_model_is_held_down(size: float, tokens: float) -> None:
+    assert priors.learning_rate(size, tokens) <= 6e-3
+
+
+def test_a_law_goes_by_the_trials_own_size_and_the_tokens_that_its_budget_pays_for() -> None:
+    space = parse_space(SPACE)
+    law = laws(space)
+    for width in (64, 128, 512):
+        settings = space.settings({"d_model": width, "batch_size": 8, "learning_rate": 2e-3, "optimizer": "adamw"})
+        counts = count(TrialConfig.build({"max_iters": 1} | settings | {"vocab_size": 256}))
+        tokens, size = 1e12 / counts.flops_per_token, counts.non_embedding_parameters
+        steps = plan(budget(), settings, flops_per_token=counts.flops_per_token, windows_per_pass=1)["max_iters"]
+        assert value(law, space, "learning_rate", settings) == priors.learning_rate(size, tokens)
+        assert value(law, space, "batch_size", settings) == priors.batch_tokens(tokens) / 64
+        assert value(law, space, "weight_decay", settings) == priors.weight_decay(size, tokens, 8 * 64, 2e-3)
+        assert value(law, space, "warmup_steps", settings) == pytest.approx(max(1, 0.02 * steps), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("record", "tokens"),
+    [
+        (budget("tokens", 5e5, None), 5e5),
+        (budget("max_iters", 100, None), 100 * 8 * 64),
+        (budget("num_epochs", 2, None), 2 * (100_000 // 64) * 64),
+    ],
+)
+def test_every_kind_of_budget_gives_tokens(record: BudgetRecord, tokens: float) -> None:
+    space = parse_space(SPACE)
+    scale = laws(space, record).scale(space.settings({"d_model": 64, "batch_size": 8}))
+    assert scale is not None
+    assert (scale.tokens, scale.step_tokens, scale.max_iters) == (tokens, 512, tokens / 512)
+
+
+def test_no_law_is_given_before_device_seconds_are_measured_nor_for_sgd_nor_for_a_shape_that_no_model_has() -> None:
+    space = parse_space(SPACE)
+    rate = next(each for each in space.searched if each.name == "learning_rate")
+    adamw = {"d_model": 128, "batch_size": 8, "optimizer": "adamw"}
+    assert laws(space, budget("device_seconds", 10, None))(rate, space.settings(adamw)) is None
+    assert laws(space, budget("device_seconds", 10, 1e12))(rate, space.settings(adamw)) is not None
+    assert laws(space)(rate, space.settings(adamw | {"optimizer": "sgd"})) is None
+    assert laws(space)(rate, space.settings(adamw) | {"num_heads": 3}) is None
+
+
+def test_lion_steps_less_and_decays_more() -> None:
+    space = parse_space(SPACE)
+    law = laws(space)
+    adamw, lion = ({"d_model": 128, "batch_size": 8, "optimizer": name} for name in ("adamw", "lion"))
+    rates = [value(law, space, "learning_rate", space.settings(each)) for each in (adamw, lion)]
+    assert rates[1] == pytest.approx(rates[0] / 5)
+    settings = (space.settings(each | {"learning_rate": rate}) for each, rate in zip((adamw, lion), rates, strict=True))
+    decays = [value(law, space, "weight_decay", each) for each in settings]
+    assert decays[1] == pytest.approx(5 * decays[0])
+
+
+def test_the_baseline_has_the_laws_values_and_says_where_they_are_outside_a_range() -> None:
+    space = parse_space(SPACE.replace("learning_rate: {low: 1e-5, high: 1e-1", "learning_rate: {low: 1e-5, high: 1e-4"))
+    law = laws(space)
+    baseline = space.prior(law)
+    scale = law.scale(space.settings(baseline))
+    assert scale is not None
+    assert baseline["learning_rate"] == 1e-4
+    step_law = priors.batch_tokens(scale.tokens) / 64
+    assert baseline["batch_size"] == min((1, 2, 4, 8, 16, 32), key=lambda choice: abs(math.log(choice / step_law)))
+    expected = priors.weight_decay(scale.non_embedding_parameters, scale.tokens, scale.step_tokens, 1e-4)
+    assert baseline["weight_decay"] == pytest.approx(expected)
+    assert baseline["beta2"] == pytest.approx(0.99)
+    assert baseline["warmup_steps"] == round(0.02 * scale.max_iters)
+    (sentence,) = priors.clamped(space, law)
+    assert sentence.startswith("learning_rate: the scaling law says 0.00")
+    assert sentence.endswith("above its range from 1e-05 to 0.0001; the prior is at that end")
+    assert space.prior() != baseline

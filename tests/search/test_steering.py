@@ -1,0 +1,145 @@
+"""A study whose trials are paused and promoted, limited, and steered from elsewhere: real slots and a real database."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+
+import pytest
+from toy_spaces import SPACE
+from toys import Toys
+
+from hpsearch.search.coordinator import Coordinator
+from hpsearch.search.limits import Limits
+from hpsearch.search.study import Study
+from hpsearch.storage.records import TrialRecord, TrialState
+
+
+def trials(study: Study) -> list[TrialRecord]:
+    return study.store.trials(study.record.id)
+
+
+def require_ended(study: Study, total: int) -> None:
+    assert [trial.number for trial in trials(study)] == list(range(total))
+    assert all(trial.state.ended and trial.told for trial in trials(study))
+    assert all(frozen.state.is_finished() for frozen in study.optuna.get_trials())
+
+
+def test_halving_sets_trials_aside_promotes_some_and_ends_the_others_with_their_reasons(toys: Toys) -> None:
+    study, ended = toys.run(16, sampler="random", scheduler="halving")
+    assert ended == "16 trials are done"
+    require_ended(study, 16)
+    assert study.record.pruner == "none"
+    actions = Counter(decision.action for decision in study.store.decisions(study.record.id))
+    assert actions["pause"] > 0
+    assert actions["promote"] > 0
+    assert trials(study)[0].state is TrialState.COMPLETE, "the baseline runs whole"
+    left = [trial for trial in trials(study) if trial.state is TrialState.PRUNED]
+    assert left
+    assert all("never promoted" in trial.reason and trial.rung < 4 for trial in left)
+    best = min(trials(study), key=lambda trial: float(trial.config["learning_rate"]))
+    assert best.state is TrialState.COMPLETE, "the curves are ordered by learning rate from the first rung on"
+
+
+def test_a_promoted_trials_curve_is_that_of_one_that_was_never_paused(toys: Toys) -> None:
+    study, _ = toys.run(16, sampler="random", scheduler="halving")
+    promoted = {decision.trial_number for decision in study.store.decisions(study.record.id) if decision.action == "promote"}
+    assert promoted
+    for number in promoted:
+        points = study.store.points(study.record.id, number)
+        target = float(study.store.trial(study.record.id, number).config["learning_rate"])
+        assert [(point.rung, point.metrics["val_bpb"]) for point in points] == [
+            (rung, target + 1 / rung) for rung in range(1, len(points) + 1)
+        ]
+        assert len(points) > 1
+        attempts = study.store.attempts(study.record.id, number)
+        assert len(attempts) >= 2
+        assert all(before.ended_at <= after.started_at for before, after in itertools.pairwise(attempts))  # type: ignore[operator]
+
+
+def test_trials_that_were_set_aside_stay_so_when_the_study_is_interrupted(toys: Toys) -> None:
+    def stop_soon(coordinator: Coordinator) -> None:
+        threading.Timer(2.5, coordinator.stop, ["interrupted"]).start()
+
+    study, ended = toys.run(30, trainer="slow_curve", sampler="random", scheduler="halving", meanwhile=stop_soon)
+    assert ended == ""
+    aside = [trial.number for trial in trials(study) if trial.state is TrialState.PAUSED and "top" in trial.reason]
+    assert aside
+    study, ended = toys.run(30, sampler="random", scheduler="halving")
+    assert ended == "30 trials are done"
+    require_ended(study, 30)
+    promoted = {decision.trial_number for decision in study.store.decisions(study.record.id) if decision.action == "promote"}
+    for number in set(aside) - promoted:
+        assert len(study.store.attempts(study.record.id, number)) == 1
+
+
+def test_patience_ends_the_study_and_without_it_the_study_goes_on(toys: Toys) -> None:
+    study, ended = toys.run(60, sampler="random", pruner="none", limits=Limits(patience=4))
+    assert "no better trial among the last" in ended
+    done = len(trials(study))
+    assert done < 60
+    require_ended(study, done)
+    study, ended = toys.run(60, sampler="random", pruner="none", limits=Limits(patience=4))
+    assert "no better trial" in ended
+    assert len(trials(study)) == done, "the same command starts nothing"
+    study, ended = toys.run(60, sampler="random", pruner="none")
+    assert ended == "60 trials are done"
+
+
+@pytest.mark.parametrize("limits", [Limits(flops=3 * 4e6), Limits(slot_hours=3 * 0.04 / 3600)])
+def test_a_budget_of_compute_is_a_total_over_all_runs(toys: Toys, limits: Limits) -> None:
+    study, ended = toys.run(20, slots=1, pruner="none", limits=limits)
+    assert ended == ""
+    before = trials(study)
+    assert sum(trial.flops for trial in before) == pytest.approx(3 * 4e6, rel=0.1)
+    study, ended = toys.run(20, slots=1, pruner="none", limits=limits)
+    assert ended == ""
+    assert sum(trial.flops for trial in trials(study)) == sum(trial.flops for trial in before)
+    study, ended = toys.run(20, slots=1, pruner="none")
+    require_ended(study, 20)
+
+
+def test_the_time_limit_counts_earlier_runs(toys: Toys) -> None:
+    study, ended = toys.run(400, slots=1, trainer="slow_curve", pruner="none", limits=Limits(timeout_s=2.0))
+    assert ended == ""
+    done = len(study.store.attempts(study.record.id))
+    study, ended = toys.run(400, slots=1, trainer="slow_curve", pruner="none", limits=Limits(timeout_s=2.0))
+    assert ended == ""
+    assert len(study.store.attempts(study.record.id)) <= done + 2
+
+
+def test_requests_from_another_terminal_are_obeyed_once(toys: Toys) -> None:
+    def ask(coordinator: Coordinator) -> None:
+        study = coordinator._study
+        study.store.request(study.record.id, "enqueue", {"params": study.space.prior() | {"learning_rate": 5e-3}})
+        study.store.request(study.record.id, "prune", {"number": 0})
+        threading.Timer(3.0, study.store.request, [study.record.id, "stop", {}]).start()
+
+    study, ended = toys.run(400, trainer="slow_curve", sampler="random", pruner="none", meanwhile=ask)
+    assert ended == ""
+    assert trials(study)[0].reason in ("pruned by hand", ""), "it may have been over"
+    assert any(trial.proposed_by == "enqueued" and trial.config["learning_rate"] == 5e-3 for trial in trials(study))
+    assert study.store.requests(study.record.id) == []
+
+
+def test_a_trial_that_is_short_of_memory_is_tried_in_parts_and_then_infeasible(toys: Toys) -> None:
+    study, _ = toys.run(4, trainer="short_of_memory", sampler="random", pruner="none")
+    require_ended(study, 4)
+    never, once = trials(study)[1], trials(study)[2]
+    assert never.state is TrialState.PRUNED
+    assert "out of memory" in never.reason
+    assert never.constraints["memory_bytes"] > 0
+    assert not never.feasible
+    assert [attempt.outcome for attempt in study.store.attempts(study.record.id, 1)] == ["out-of-memory", "out-of-memory"]
+    assert study.optuna.trials[1].constraints["memory_bytes"] > 0
+    assert once.state is TrialState.COMPLETE
+    assert once.micro_batches == 2
+    assert [attempt.outcome for attempt in study.store.attempts(study.record.id, 2)] == ["out-of-memory", "complete"]
+
+
+def test_a_constraint_that_is_known_after_training_makes_a_trial_infeasible_and_never_best(toys: Toys) -> None:
+    text = SPACE + "constraints:\n  num_parameters: {max: 1e9}\n"
+    study, _ = toys.run(4, text=text, sampler="random", pruner="none")
+    assert all(trial.constraints["num_parameters"] < 0 for trial in trials(study))
+    assert all(frozen.constraints["num_parameters"] < 0 for frozen in study.optuna.trials)
