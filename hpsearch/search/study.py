@@ -28,7 +28,8 @@ from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
-from hpsearch.storage.engine import optuna_storage
+from hpsearch.storage.engine import optuna_storage, sqlite_url
+from hpsearch.storage.others import others_directions
 from hpsearch.storage.records import BudgetRecord, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import storage_errors
@@ -243,7 +244,11 @@ def check(request: Request) -> Checked:
             f"--study '{request.name[:140]}': a study's name has 1 to 128 characters out of letters, digits, '.', '_' and '-'"
         )
     space = request.space
+    make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
+    make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
+    check_scheduler(request.scheduler or "none")
     _require_known_constraints(space)
+    _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
     corpora: dict[int, Corpus] = {}
@@ -257,10 +262,20 @@ def check(request: Request) -> Checked:
     broken = outside(space, baseline)
     if broken:
         raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
-    make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
-    make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
-    check_scheduler(request.scheduler or "none")
     return Checked(baseline, count(baseline), corpus)
+
+
+def _require_storage(request: Request) -> None:
+    """Refuse a database that cannot be used, and the name of a study that another program made in it."""
+    default = request.studies_dir / "hpsearch.db"
+    if request.storage_url == sqlite_url(default) and not default.exists():
+        return  # It is made, with its folder, when all else is known.
+    theirs = others_directions(request.storage_url, request.name)
+    if theirs:
+        raise BadInput(
+            f"study '{request.name}' was made by another program in this database, to {' and '.join(theirs)}; "
+            "start another study with --study NAME"
+        )
 
 
 def _constraints_place(space: SearchSpace) -> Place:

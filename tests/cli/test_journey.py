@@ -21,7 +21,7 @@ TRIALS = 8
 
 def test_run_tells_the_cost_each_event_and_the_best(finished: Cli) -> None:
     told = (finished.folder / "run.stderr").read_text()
-    assert "study: new 'tiny' in studies/0001-tiny (sampler tpe, pruner median)" in told
+    assert "study: new 'tiny' in studies/0001-tiny (sampler auto, pruner median)" in told
     assert re.search(
         r"cost: 8 trials, \d+ at a time: at most about .*; 7,680 tokens and .*FLOP a trial .*, 4 rungs, up to .*B of disk", told
     )

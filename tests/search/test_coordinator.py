@@ -245,9 +245,9 @@ def test_another_space_text_or_sampler_is_refused_with_the_difference(toys: Toys
     toys.run(2)
     with pytest.raises(BadInput, match=re.escape("learning_rate: high 0.01 → 0.1")):
         toys.run(2, text=SPACE.replace("1e-2", "1e-1"))
-    with pytest.raises(BadInput, match="--sampler gp: study 'toy' was made with --sampler tpe"):
+    with pytest.raises(BadInput, match="--sampler gp: study 'toy' was made with --sampler auto"):
         toys.run(2, sampler="gp")
-    study, _ = toys.run(3, text=f"# a comment\n{SPACE}", sampler="tpe")
+    study, _ = toys.run(3, text=f"# a comment\n{SPACE}", sampler="auto")
     require_consistent(study, 3)
 
 
