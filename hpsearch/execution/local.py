@@ -37,6 +37,9 @@ class _Slot:
     """With the trial in it, from when it is ready."""
 
 
+SECRETS = ("HPSEARCH_STORAGE", "HPSEARCH_TOKEN")
+"""Environment variables that may hold a password."""
+
 MAX_STILLBORN = 3
 """Slot processes in a row that may end before they are ready."""
 
@@ -130,6 +133,8 @@ class LocalExecutor:
         process = self._context.Process(
             target=slot_main, args=(theirs, self._trainer, self._threads, os.getpid()), name=f"hpsearch {name}", daemon=True
         )
+        # A slot needs no database, and its environment can be read by every process of the user.
+        secrets = {name: os.environ.pop(name) for name in SECRETS if name in os.environ}
         # A Ctrl-C reaches the whole process group: one that comes before the child can ignore it must wait until it does.
         # (The tracker comes first, as starting it unblocks these signals.)
         multiprocessing.resource_tracker.ensure_running()
@@ -137,6 +142,7 @@ class LocalExecutor:
         try:
             process.start()
         finally:
+            os.environ.update(secrets)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         assert process.pid is not None

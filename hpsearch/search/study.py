@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import re
 import shutil
@@ -41,8 +42,20 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-LEASE_S = 30.0
-"""A coordinator that has not renewed its lease for this long may be taken over by another one."""
+
+def _lease_s() -> float:
+    word = os.environ.get("HPSEARCH_LEASE_S", "30")
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = math.nan
+    if not 5 <= seconds <= 3600:
+        raise BadInput(f"HPSEARCH_LEASE_S={word}: give a number of seconds from 5 to 3600, the same on all machines")
+    return seconds
+
+
+LEASE_S = _lease_s()
+"""A coordinator that has not renewed its lease for this long may be taken over by another one. `HPSEARCH_LEASE_S`."""
 
 DEFAULT_SAMPLER = "auto"
 DEFAULT_PRUNER = "median"
@@ -268,6 +281,8 @@ def check(request: Request) -> Checked:
 def _require_storage(request: Request) -> None:
     """Refuse a database that cannot be used, and the name of a study that another program made in it."""
     default = request.studies_dir / "hpsearch.db"
+    if not request.storage_url:
+        return  # Only a price is asked for.
     if request.storage_url == sqlite_url(default) and not default.exists():
         return  # It is made, with its folder, when all else is known.
     theirs = others_directions(request.storage_url, request.name)

@@ -135,7 +135,7 @@ def test_a_second_start_is_refused_in_one_line(slow: Cli) -> None:
 def test_a_time_limit_pauses_the_study(slow: Cli) -> None:
     done = slow.run(*RUN[:-4], "--trials", "1000", "--timeout", "2")
     assert done.returncode == 0
-    assert "stopped at its time limit" in done.stderr
+    assert "the time limit was reached" in done.stderr
     assert {trial["state"] for trial in slow.json("trials")} & {"paused"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 from collections.abc import Callable
@@ -38,9 +39,14 @@ def require_clean_stop(cli: Cli, url: str, delete: Callable[[], object]) -> None
 
 def test_fault_14_a_study_deleted_through_optunas_interface_stops_cleanly(any_storage_url: str, slow: Cli) -> None:
     optunas = parse_url(any_storage_url).render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-    require_clean_stop(
-        slow.using(any_storage_url), any_storage_url, lambda: optuna.delete_study(study_name="slow", storage=optunas)
-    )
+
+    def delete() -> None:
+        # Optuna takes an evaluation that arrives meanwhile for a reason to delete nothing, and says nothing (seen on MariaDB).
+        while count(any_storage_url, "studies"):
+            with contextlib.suppress(KeyError):
+                optuna.delete_study(study_name="slow", storage=optunas)
+
+    require_clean_stop(slow.using(any_storage_url), any_storage_url, delete)
 
 
 def test_fault_14_a_study_deleted_in_the_dashboard_stops_cleanly(slow: Cli) -> None:
