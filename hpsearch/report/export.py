@@ -245,10 +245,15 @@ def scalar(value: Any) -> str:
         plain = _WORD.fullmatch(value) and value.lower() not in _NOT_WORDS
         return value if plain else _quoted(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{scalar(key)}: {scalar(part)}" for key, part in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(scalar(key))}: {scalar(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(scalar, value)) + "]"
     return str(value)
+
+
+def _key(written: str) -> str:
+    """With the mark of a key where it is long: YAML finds a key without one only within 1024 characters."""
+    return f"? {written} " if len(written) > 1000 else written
 
 
 def _quoted(text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -105,6 +105,7 @@ def test_floats_and_texts_read_back_exactly(
 
 
 @given(text=st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+@example(text="语" * 300)
 def test_the_command_line_gives_every_value_as_it_was(view: StudyView, text: str) -> None:
     trial = replace(view.trials[0], config=view.trials[0].config | {"save_dir": text or "x", "learning_rate": 1e-5})
     study = replace(view.study, data={"text": {"a b.txt": 0.25, text: 1.0}, "tokenizer": "bpe", "validation": 0.1})
