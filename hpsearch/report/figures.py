@@ -118,7 +118,6 @@ def importance_of(study: optuna.Study, searched: Iterable[str]) -> dict[str, flo
     PED-ANOVA (arXiv 2304.10255), in the form for conditional parameters (arXiv 2601.20800): quick, deterministic, and fair
     to a parameter that only some trials have. Of several objectives the first counts. Empty below MIN_TRIALS.
     """
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState as OptunaState
 
     complete = study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
@@ -127,6 +126,8 @@ def importance_of(study: optuna.Study, searched: Iterable[str]) -> dict[str, flo
     names = [name for name in searched if name in seen]
     if len(complete) < MIN_TRIALS or not names:
         return {}
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # with scikit-learn: seconds
+
     evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, 5 / len(complete)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna explains what a target and a rare conditional parameter mean; we say so.
