@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SHAPES = 6
 SHAPE_S = 1.5
 """Seconds of steps for each shape."""
+SHORT_S = 60.0
+"""A study that is over sooner is forecast from its baseline alone: more would take as long as the study."""
 
 
 @app.command()
@@ -91,7 +93,7 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
     """Measure the machine if that was not done for this study, and say what the study will cost."""
     from hpsearch.cli.run import say
     from hpsearch.report.view import amount
-    from hpsearch.search.forecast import draw_configs, forecast, note
+    from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
 
     record, bench = study.record, Bench.of(study)
@@ -108,7 +110,10 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
         return
     noted = record.extras.get("forecast", {})
     if (noted.get("trials"), noted.get("slots")) != (study.total, slots):
-        found = forecast(bench, executor, draw_configs(study.space, study.candidate), study.total, checked.corpus)
+        configs = draw_configs(study.space, study.candidate)
+        rate = study.record.budget.flops_per_s
+        short = rate is not None and study.total * trial_flops(configs[0]) / rate / slots < SHORT_S
+        found = forecast(bench, executor, configs, study.total, checked.corpus, shapes=1 if short else 3)
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
     say(cost(noted, left))

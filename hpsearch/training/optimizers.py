@@ -230,7 +230,7 @@ def _without_compiler() -> None:
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         method = getattr(getattr(Optimizer, name), "__wrapped__", None)
         if method is not None and not hasattr(method, "__dynamo_disable"):
-            setattr(method, "__dynamo_disable", method)  # noqa: B010
+            setattr(method, "__dynamo_disable", method)
 
 
 def _torch_groups(groups: list[Group]) -> list[dict[str, Any]]:
