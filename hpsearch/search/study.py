@@ -23,7 +23,7 @@ from hpsearch.model.counting import Counts, count
 from hpsearch.search import budget as budgets
 from hpsearch.search.priors import Laws, Text
 from hpsearch.search.pruning import make_pruner
-from hpsearch.search.samplers import FeasibleSampler, make_sampler
+from hpsearch.search.samplers import FeasibleSampler, enqueue_baseline, make_sampler
 from hpsearch.search.scheduling import check_scheduler
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.source import Place
@@ -351,7 +351,7 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: PatientS
         )
     study.set_metric_names(list(record.objectives))
     if asked == 0:
-        study.enqueue_trial(request.space.prior(), skip_if_exists=True)
+        enqueue_baseline(study)
     opened = Study(
         record=record,
         space=request.space,
