@@ -50,7 +50,8 @@ def price(
     from hpsearch.execution.local import LocalExecutor
     from hpsearch.search.forecast import draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
-    from hpsearch.search.study import Request, candidate, check, new_budget
+    from hpsearch.search.proposals import candidate
+    from hpsearch.search.study import Request, check, new_budget
 
     signal.signal(signal.SIGTERM, leave)
     if trials < 1:

@@ -19,8 +19,9 @@ from optuna.trial import TrialState as OptunaState
 
 from hpsearch.errors import BadInput
 from hpsearch.model.counting import count
+from hpsearch.search.proposals import outside
 from hpsearch.search.samplers import suggest
-from hpsearch.search.study import Study, outside
+from hpsearch.search.study import Study
 from hpsearch.storage.records import (
     AttemptRecord,
     CheckpointRecord,

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch import __version__
 from hpsearch.config import TrialConfig
-from hpsearch.data.corpus import Corpus, open_corpus
+from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
 from hpsearch.model.counting import Counts, count
-from hpsearch.search import budget as budgets
 from hpsearch.search.priors import Laws, Text
+from hpsearch.search.proposals import candidate, concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
 from hpsearch.search.samplers import FeasibleSampler, make_sampler
 from hpsearch.search.scheduling import check_scheduler
@@ -155,92 +155,6 @@ class Study:
         (self.folder / "study.json").write_text(json.dumps(asdict(self.record), indent=2) + "\n", encoding="utf-8")
 
 
-def concrete(
-    space: SearchSpace,
-    proposal: Mapping[str, Any],
-    budget: BudgetRecord,
-    cache_dir: Path,
-    corpora: dict[int, Corpus],
-    *,
-    place: str = "",
-) -> TrialConfig:
-    """The concrete config of `proposal`: derived values, the tokenizer's size and what the budget decides.
-
-    corpora: texts already open, by vocabulary size; filled as needed. place: words of the trial's own, put before the name
-    of an absolute `log_file`, which the trials of all studies would share. (A relative one is below the trial's folder, and
-    training itself keeps the trials apart in a `save_dir`.)
-    """
-    settings = space.settings(proposal)
-    corpus = _corpus(space, settings, cache_dir, corpora)
-    settings["vocab_size"] = corpus.tokenizer.vocab_size
-    draft = TrialConfig.build({"max_iters": 1} | settings)
-    plan = budgets.plan(
-        budget,
-        settings | {"batch_size": draft.batch_size, "context_length": draft.context_length},
-        flops_per_token=count(draft).flops_per_token,
-        windows_per_pass=corpus.windows_per_pass(draft.context_length),
-    )
-    if space.parameters.get("eval_interval"):
-        plan["eval_interval"] = draft.eval_interval  # Given beside max_iters: the evaluations follow from it.
-    whole = plan | space.settings(proposal, plan) | {"vocab_size": corpus.tokenizer.vocab_size}
-    log = Path(str(whole.get("log_file") or "")).expanduser()
-    if place and log.is_absolute():
-        whole["log_file"] = str(log.with_name(f"{place}-{log.name}"))
-    return TrialConfig.build(whole)
-
-
-def candidate(
-    space: SearchSpace, proposal: Mapping[str, Any], budget: BudgetRecord, cache_dir: Path, corpora: dict[int, Corpus]
-) -> TrialConfig:
-    """`concrete`, for a proposal that may break a rule or a constraint. Raises BadInput where it does."""
-    broken = space.violation(space.settings(proposal))
-    if broken is None:
-        config = concrete(space, proposal, budget, cache_dir, corpora)
-        broken = outside(space, config)
-        if broken is None:
-            return config
-    raise BadInput(broken)
-
-
-def outside(space: SearchSpace, config: TrialConfig) -> str | None:
-    """The constraint that a config is outside of, in a sentence; None where there is none."""
-    counts = asdict(count(config)) if space.constraints else {}
-    for name, bound in space.constraints.items():
-        value = counts[name]
-        if bound.max is not None and value > bound.max:
-            return f"{name} is {value:,.0f} and constrained to at most {bound.max:,.0f}"
-        if bound.min is not None and value < bound.min:
-            return f"{name} is {value:,.0f} and constrained to at least {bound.min:,.0f}"
-    return None
-
-
-def constraint_values(space: SearchSpace, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, float]:
-    """How far each constraint of the space is broken, as a share of its bound; feasible at 0 or below.
-
-    metrics: of the finished trial, for what is known only after training. One that was not measured is left out.
-    """
-    if not space.constraints:
-        return {}
-    counts = asdict(count(TrialConfig.build({name: value for name, value in config.items() if value is not None})))
-    values = {}
-    for name, bound in space.constraints.items():
-        value = metrics.get(name, counts.get(name))
-        if value is None:
-            continue
-        over = -math.inf if bound.max is None else (value - bound.max) / abs(bound.max or 1.0)
-        under = -math.inf if bound.min is None else (bound.min - value) / abs(bound.min or 1.0)
-        values[name] = max(over, under)
-    return values
-
-
-def _corpus(space: SearchSpace, settings: Mapping[str, Any], cache_dir: Path, corpora: dict[int, Corpus]) -> Corpus:
-    vocab_size = int(lookup("vocab_size", settings))
-    if vocab_size not in corpora:
-        architecture = str(lookup("architecture", settings))
-        corpora[vocab_size] = open_corpus(space.data, vocab_size=vocab_size, architecture=architecture, cache_dir=cache_dir)
-    return corpora[vocab_size]
-
-
 @dataclass(frozen=True)
 class Checked:
     """What is known of a request before anything is created."""
@@ -265,7 +179,7 @@ def check(request: Request) -> Checked:
     proposal = space.prior()
     settings = space.settings(proposal)
     corpora: dict[int, Corpus] = {}
-    corpus = _corpus(space, settings, request.cache_dir, corpora)
+    corpus = open_text(space, settings, request.cache_dir, corpora)
     corpus.require(_longest_context(space), int(lookup("eval_iters", settings)))
     placeholder = new_budget(request, flops_per_s=1e12)
     try:
@@ -365,7 +279,7 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: PatientS
     )
 
     def text(settings: Mapping[str, Any]) -> Text:
-        corpus = _corpus(opened.space, settings, opened.cache_dir, opened._corpora)
+        corpus = open_text(opened.space, settings, opened.cache_dir, opened._corpora)
         return Text(corpus.tokenizer.vocab_size, corpus.windows_per_pass)
 
     law = Laws(request.space, lambda: opened.record.budget, text)
