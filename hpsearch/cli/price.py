@@ -92,6 +92,7 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
     """Measure the machine if that was not done for this study, and say what the study will cost."""
     from hpsearch.cli.run import say
     from hpsearch.report.view import amount
+    from hpsearch.search.earlier import kept
     from hpsearch.search.forecast import draw_configs, forecast, note
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
 
@@ -104,6 +105,9 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
         speed = measure_speed(bench, executor, checked.baseline, seconds)
         study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
         say(f"speed: {amount(speed, 'FLOP/s')} a slot")
+    for earlier in kept(study.record):
+        for told in earlier.sentences(study.record):
+            say(told)
     left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
     if left <= 0:
         return

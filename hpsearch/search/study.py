@@ -20,11 +20,13 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
 from hpsearch.model.counting import Counts, count
+from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
 from hpsearch.search.priors import Laws, Text
 from hpsearch.search.proposals import candidate, concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
-from hpsearch.search.samplers import FeasibleSampler, make_sampler
+from hpsearch.search.samplers import FeasibleSampler, enqueue_baseline, make_sampler, require_learner
 from hpsearch.search.scheduling import check_scheduler
+from hpsearch.search.transfer import Knowledge
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
@@ -77,6 +79,8 @@ class Request:
     pruner: str | None = None
     scheduler: str | None = None
     seed: int | None = None
+    earlier: tuple[Source, ...] = ()
+    """Studies whose trials inform the sampler. Empty: none, or those that the study was begun with."""
 
 
 @dataclass
@@ -162,6 +166,8 @@ class Checked:
     baseline: TrialConfig
     counts: Counts
     corpus: Corpus
+    earlier: tuple[EarlierStudy, ...] = ()
+    """What a new study starts from."""
 
 
 def check(request: Request) -> Checked:
@@ -172,6 +178,8 @@ def check(request: Request) -> Checked:
         )
     space = request.space
     make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
+    if request.earlier:
+        require_learner(request.sampler or DEFAULT_SAMPLER)
     make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
     check_scheduler(request.scheduler or "none")
     _require_known_constraints(space)
@@ -189,7 +197,17 @@ def check(request: Request) -> Checked:
     broken = outside(space, baseline)
     if broken:
         raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
-    return Checked(baseline, count(baseline), corpus)
+    begun = not request.earlier or _begun(request)
+    return Checked(baseline, count(baseline), corpus, () if begun else tuple(read(request.earlier, request.name, space)))
+
+
+def _begun(request: Request) -> bool:
+    """Whether the study is there already, so that nothing is read for it a second time."""
+    try:
+        with Store.open(request.storage_url, create=False) as store:
+            return store.find_study(request.name) is not None
+    except BadInput:
+        return False  # No table yet; what is wrong otherwise is found when it is opened.
 
 
 def _require_storage(request: Request) -> None:
@@ -265,7 +283,7 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: PatientS
         )
     study.set_metric_names(list(record.objectives))
     if asked == 0:
-        study.enqueue_trial(request.space.prior(), skip_if_exists=True)
+        enqueue_baseline(study)
     opened = Study(
         record=record,
         space=request.space,
@@ -283,7 +301,11 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: PatientS
         return Text(corpus.tokenizer.vocab_size, corpus.windows_per_pass)
 
     law = Laws(request.space, lambda: opened.record.budget, text)
-    study.sampler = make_sampler(record.sampler, request.space, record.seed, asked, opened.violation, law=law)
+    earlier = kept(record)
+    knowledge = Knowledge(earlier, lambda: opened.record, request.space.distributions()) if earlier else None
+    study.sampler = make_sampler(
+        record.sampler, request.space, record.seed, asked, opened.violation, law=law, knowledge=knowledge
+    )
     opened.write_files()
     return opened
 
@@ -322,6 +344,7 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         threads=request.threads,
         folder="",
         trials_target=request.trials,
+        extras={NOTED: [asdict(each) for each in checked.earlier]} if checked.earlier else {},
     )
 
 
@@ -341,15 +364,16 @@ def _require_same(request: Request, checked: Checked, record: StudyRecord) -> No
             f"study '{record.name}' was made with another text (fingerprint {record.data_fingerprint[:12]}, now "
             f"{checked.corpus.data_fingerprint[:12]}); bring the old text back, or start another study with --study NAME"
         )
-    for option, asked, kept in (
+    require_same(request.earlier, record)
+    for option, asked, frozen in (
         ("--sampler", request.sampler, record.sampler),
         ("--pruner", request.pruner, record.pruner),
         ("--scheduler", request.scheduler, record.scheduler),
         ("--seed", request.seed, record.seed),
     ):
-        if asked is not None and asked != kept:
+        if asked is not None and asked != frozen:
             raise BadInput(
-                f"{option} {asked}: study '{record.name}' was made with {option} {kept}; "
+                f"{option} {asked}: study '{record.name}' was made with {option} {frozen}; "
                 "leave the option out, or start another study with --study NAME"
             )
 
