@@ -84,8 +84,8 @@ def status(
     owner = store.owner(record.id)
     if as_json:
         running_in = {"host": owner.host, "pid": owner.pid} if owner else None
-        earlier = [each.summary() for each in kept(record)]
-        print_json(status_dict(view) | {"owner": running_in, "edges": at_edge(view), "earlier": earlier})
+        begun_from = [each.summary() for each in kept(record)]
+        print_json(status_dict(view) | {"owner": running_in, "edges": at_edge(view), "earlier": begun_from})
         return
     counts = ", ".join(f"{count} {state}" for state, count in view.counts.items() if count)
     ended = sum(trial.state.ended for trial in view.trials)

@@ -101,6 +101,12 @@ def run(
     patience: Annotated[
         int | None, typer.Option("--patience", metavar="N", help="End after N trials in a row without a better one.")
     ] = None,
+    min_gain: Annotated[
+        str | None,
+        typer.Option(
+            "--min-gain", metavar="SHARE", help="End when no improvement above this is expected: 0.5% of the best, or 0.002."
+        ),
+    ] = None,
     step_limit: Annotated[
         float, typer.Option("--step-limit", metavar="SECONDS", help="A slot that takes no step for so long is replaced.")
     ] = 600.0,
@@ -124,6 +130,7 @@ def run(
     from hpsearch.cli.price import announce, note_cost
     from hpsearch.search.coordinator import Coordinator
     from hpsearch.search.earlier import parse_source
+    from hpsearch.search.gain import parse_min_gain
     from hpsearch.search.lease import lease_kept
     from hpsearch.search.limits import Limits
     from hpsearch.search.study import Request, check, open_study
@@ -150,8 +157,11 @@ def run(
         flops=budget_flops or math.inf,
         slot_hours=budget_hours or math.inf,
         patience=patience or math.inf,
+        min_gain=parse_min_gain(min_gain) if min_gain is not None else None,
     )
     chosen = load(space, settings, budget, data)
+    if limits.min_gain and len(chosen.objectives) > 1:
+        raise BadInput("--min-gain: with several objectives there is no one improvement; use --patience")
     where = placement(
         executor, slots, device, address=ray_address, gpus_per_slot=gpus_per_slot, shared=shared, studies_dir=studies_dir
     )

@@ -202,14 +202,15 @@ class AutoSampler(samplers.BaseSampler):
 
 
 def evidence(
-    study: Study, trial: FrozenTrial, final_value: FinalValue = median_final, knowledge: Knowledge | None = None
+    study: Study, trial: FrozenTrial | None, final_value: FinalValue = median_final, knowledge: Knowledge | None = None
 ) -> list[FrozenTrial]:
     """The study's trials but `trial`, as a model should see them, after those of earlier studies.
 
     Optuna's Gaussian process drops pruned trials, and its TPE ranks them behind all others: here a trial that was not
     finished counts with the value that it would have come to, and one that diverged or broke a constraint with the worst.
     """
-    others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number and each.params]
+    left_out = None if trial is None else trial.number
+    others = [each for each in study.get_trials(deepcopy=False) if each.number != left_out and each.params]
     constrained = any(each.constraints for each in others)
     earlier = knowledge.trials(others, {"broken": UNBROKEN} if constrained else None) if knowledge else []
     if not earlier and not any(each.state is TrialState.COMPLETE for each in others):
@@ -265,16 +266,20 @@ def _values(
     return worst if trial.state is TrialState.PRUNED else None
 
 
-def near(parameter: Searched, centre: Setting, random: random.Random) -> Setting:
-    """A draw around the centre of a prior, as wide as its confidence is low, in the scale in which it is searched."""
-    assert parameter.confidence is not None
+def near(parameter: Searched, centre: Setting, random: random.Random, confidence: Confidence | None = None) -> Setting:
+    """A draw around the centre of a prior, as wide as its confidence is low, in the scale in which it is searched.
+
+    confidence: by default that of the parameter's prior.
+    """
+    confidence = confidence or parameter.confidence
+    assert confidence is not None
     if isinstance(parameter, Choices):
         others = [each for each in parameter.choices if each != centre]
-        return centre if not others or random.random() < STAY[parameter.confidence] else random.choice(others)
+        return centre if not others or random.random() < STAY[confidence] else random.choice(others)
     assert isinstance(centre, int | float)
     low, high = _scaled(parameter, parameter.low), _scaled(parameter, parameter.high)
     for _ in range(TRIES):
-        drawn = random.gauss(_scaled(parameter, centre), WIDTH[parameter.confidence] * (high - low))
+        drawn = random.gauss(_scaled(parameter, centre), WIDTH[confidence] * (high - low))
         if low <= drawn <= high:
             return parameter.snapped(math.exp(drawn) if parameter.log else drawn)
     return centre

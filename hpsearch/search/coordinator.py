@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from hpsearch.errors import BadInput, StorageUnreachable, StudyGone
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
 from hpsearch.search import outcomes
+from hpsearch.search.auto import evidence
+from hpsearch.search.gain import IN_A_ROW, not_worth_it
 from hpsearch.search.judging import Judge
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.limits import Limits, Spent
@@ -92,6 +94,9 @@ class Coordinator:
         self._asked_to_pause = False
         self._enough = ""
         """Why no new trial is worth it; those that run end."""
+        self._enough_before = 0
+        """Trials that had ended when that was said and a larger total was asked for nevertheless: it is judged anew."""
+        self._asked_at = 0
         self._renewed = self._looked = time.monotonic()
         self._bad_input = ""
         """What is wrong with all trials at once, as a slot found it."""
@@ -154,6 +159,8 @@ class Coordinator:
         asked = self._ledger.asked
         grid = asked < self._study.record.trials_target
         reason = self._enough or (f"all {asked} configurations of the grid were tried" if grid else f"{asked} trials are done")
+        if self._enough:
+            self._ledger.note_enough(self._spent.ended)
         self._ledger.finish(reason)
         return reason
 
@@ -240,9 +247,17 @@ class Coordinator:
         running = [*(active.record for active in self._active.values()), *self._waiting, *self._aside.values()]
         if reason := self._limits.reached(self._spent, running):
             self.stop(reason)
-        if not self._enough and (reason := self._limits.patience_over(self._spent)):
+        if not self._enough and (reason := self._limits.patience_over(self._spent) or self._gain_over()):
             self._enough = reason
             self._watcher.note(f"{reason}: no new trial starts")
+
+    def _gain_over(self) -> str:
+        """Why no new trial is worth it by what is expected of it; asked once after each end."""
+        limit, ended = self._limits.min_gain, self._spent.ended
+        if limit is None or ended == self._asked_at or ended < self._enough_before + IN_A_ROW:
+            return ""
+        self._asked_at = ended
+        return not_worth_it(evidence(self._study.optuna, None), self._study.space, limit)
 
     def _look_at_requests(self) -> None:
         """What people ask at other terminals."""
@@ -316,7 +331,8 @@ class Coordinator:
         self._ledger.evaluated(active.record, point)
         verdict = self._judge.verdict(active.record, point)
         if verdict.reason:
-            self._decide(active.record, point.rung, verdict.action, verdict.reason, verdict.decided_by)
+            rung = self._judge.rung(active.record.config, point.rung)
+            self._decide(active.record, rung, verdict.action, verdict.reason, verdict.decided_by)
         if verdict.action != "continue":
             active.record = replace(active.record, reason=verdict.reason)
         self._watcher.evaluated(active.record, point)
@@ -434,9 +450,12 @@ class Coordinator:
     def _recover(self) -> None:
         """Queue what an earlier coordinator left unfinished."""
         found = self._ledger.recover()
-        self._judge.restore(found.points, found.decisions, found.ended)
+        self._judge.restore(found.points, found.decisions, found.ended, found.unfinished)
+        self._enough_before = self._ledger.enough_before()
         for record in found.ended:
             self._count(record)
+            if self._spent.ended == self._enough_before:
+                self._spent.since_best = 0
         for record in found.unfinished:
             if record.number in self._judge.paused:
                 self._aside[record.number] = record

@@ -8,6 +8,7 @@ else: they have no number here, are never best, and Optuna is not told of them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -16,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpsearch.config import HYPERPARAMETERS, TrialConfig
-from hpsearch.errors import BadInput, ConfigError
-from hpsearch.search.proposals import outside
-from hpsearch.space.parameters import Choices, Searched, Setting
+from hpsearch.errors import BadInput
+from hpsearch.search.fitting import Misfit, proposal_of
+from hpsearch.space.parameters import Setting
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
 from hpsearch.storage.engine import masked, parse_url, sqlite_url
@@ -32,7 +32,6 @@ SAME_BUDGET = 0.05
 """Budgets that differ by no more are one: a machine's measured speed does."""
 NOTED = "earlier"
 """Where the study's record has them, among its extras."""
-BUDGET_DECIDES = frozenset({"max_iters", "num_epochs", "eval_interval", "lr_decay_iters", "save_interval"})
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class EarlierStudy:
         reasons = []
         if self.data_fingerprint != study.data_fingerprint:
             reasons.append("another text")
-        if self.data != prepared(study) or self.eval_iters != eval_iters_of(study):
+        if self.data != prepared(study) or self.eval_iters != eval_iters_of(study.space_text):
             reasons.append("another preparation of the text")
         if not _same_amount(other, study.budget):
             reasons.append("another budget")
@@ -191,7 +190,7 @@ def _taken(
         try:
             _require_told(trial, space.objectives)
             fitting.append((trial, proposal_of(trial, space)))
-        except _Misfit as misfit:
+        except Misfit as misfit:
             first, count = left_out.get(misfit.kind, (str(misfit), 0))
             left_out[misfit.kind] = (first, count + 1)
     taken = _valued(fitting, points, space)
@@ -208,7 +207,7 @@ def _taken(
         storage=source.place,
         data_fingerprint=study.data_fingerprint,
         data=prepared(study),
-        eval_iters=eval_iters_of(study),
+        eval_iters=eval_iters_of(study.space_text),
         budget=dataclasses.asdict(study.budget),
         found=len(trials),
         left_out=why,
@@ -267,11 +266,12 @@ def prepared(study: StudyRecord) -> dict[str, Any]:
     return {key: value for key, value in study.data.items() if key != "text"}
 
 
-def eval_iters_of(study: StudyRecord) -> int:
+@functools.cache
+def eval_iters_of(space_text: str) -> int:
     """Held-out batches of an evaluation; the same for all trials of a study."""
     from hpsearch.space.load import parse_space
 
-    space = parse_space(study.space_text, f"study {study.name}")
+    space = parse_space(space_text)
     return int(lookup("eval_iters", space.settings(space.prior())))
 
 
@@ -283,83 +283,15 @@ def _same_amount(one: BudgetRecord, other: BudgetRecord) -> bool:
     return one.kind == other.kind and abs(one.amount - other.amount) <= SAME_BUDGET * other.amount
 
 
-# What fits
-
-
-class _Misfit(Exception):
-    """A trial that is not taken; `kind` is the same for trials that are left out for one reason."""
-
-    def __init__(self, kind: str, told: str) -> None:
-        super().__init__(told)
-        self.kind = kind
-
-
 def _require_told(trial: TrialRecord, objectives: Sequence[str]) -> None:
     if trial.state is TrialState.FAILED:
-        raise _Misfit("failed", "failed")
+        raise Misfit("failed", "failed")
     if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-        raise _Misfit("unfinished", "not ended yet")
+        raise Misfit("unfinished", "not ended yet")
     if trial.state is TrialState.COMPLETE and not all(map(math.isfinite, _measured(trial, objectives))):
         missing = [name for name in objectives if not math.isfinite(trial.metrics.get(name, math.nan))]
-        raise _Misfit(f"measure {missing}", f"{missing[0]}, the objective of this study, was not measured")
+        raise Misfit(f"measure {missing}", f"{missing[0]}, the objective of this study, was not measured")
 
 
 def _measured(trial: TrialRecord, objectives: Sequence[str]) -> list[float]:
     return [trial.metrics.get(name, math.nan) for name in objectives]
-
-
-def proposal_of(trial: TrialRecord, space: SearchSpace) -> dict[str, Setting]:
-    """The proposal of `space` that gives the trial's configuration, apart from what the budget decides.
-
-    Raises _Misfit where there is none: a value outside what is searched, another value of what is fixed here, a rule or a
-    constraint that it breaks.
-    """
-
-    def choose(parameter: Searched, _: dict[str, Setting]) -> Setting:
-        value = trial.params.get(parameter.name, trial.config.get(parameter.name))
-        side = beyond(parameter, value)
-        if side:
-            raise _Misfit(f"{parameter.name} {side}", f"{parameter.name} {_short(value)} {side}")
-        return value
-
-    proposal = space.propose(choose)
-    settings = space.settings(proposal)
-    if broken := space.broken_rule(settings):
-        rule, told = broken
-        raise _Misfit(rule.expression.text, told)
-    try:
-        config = TrialConfig.build({"max_iters": 1} | settings | {"vocab_size": trial.config["vocab_size"]})
-    except ConfigError as error:
-        raise _Misfit(str(error), str(error)) from None
-    searched = {parameter.name for parameter in space.searched}
-    ours = config.concrete()
-    for name, info in HYPERPARAMETERS.items():
-        if name in searched or name in BUDGET_DECIDES or name == "vocab_size" or info.fixed or info.section == "generation":
-            continue
-        theirs = trial.config.get(name)
-        if theirs != ours.get(name) and not space.undecided([name]):
-            raise _Misfit(f"{name} differs", f"{name} is {_short(theirs)} there and {_short(ours.get(name))} here")
-    if broken_bound := outside(space, config):
-        raise _Misfit(broken_bound.partition(" ")[0], broken_bound)
-    return proposal
-
-
-def beyond(parameter: Searched, value: object) -> str:
-    """How a value is outside what is searched: `is above high 0.001`; empty where it is inside."""
-    if isinstance(parameter, Choices):
-        return "" if parameter.contains(value) else f"is not among the choices {', '.join(map(_short, parameter.choices))}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "is no number"
-    if value < parameter.low:
-        return f"is below low {_short(parameter.low)}"
-    if value > parameter.high:
-        return f"is above high {_short(parameter.high)}"
-    if not math.isclose(parameter.snapped(value), value, rel_tol=1e-9, abs_tol=1e-12):
-        return f"is between the steps of {_short(parameter.step)}" if parameter.step else "is no whole number"
-    return ""
-
-
-def _short(value: object) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

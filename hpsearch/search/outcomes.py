@@ -9,7 +9,7 @@ from dataclasses import replace
 from hpsearch.config import TrialConfig
 from hpsearch.execution.protocol import Died, Failed
 from hpsearch.model.counting import count
-from hpsearch.search.proposals import constraint_values
+from hpsearch.search.proposals import broken, constraint_values
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import TrialRecord, TrialState
 from hpsearch.training.events import Outcome, TrainResult
@@ -18,6 +18,8 @@ MAX_DEATHS = 3
 """Slots that one trial may take with it before it counts as poisoned."""
 MAX_LOSSES = 20
 """Machines that may go from under one trial."""
+INFEASIBLE = "infeasible"
+"""How the reason of a trial begins that was trained and breaks a constraint."""
 PARTS = 4
 """Into so many times as many micro-batches a batch is cut after memory was short: once, so it should do."""
 
@@ -32,11 +34,14 @@ def ended(record: TrialRecord, result: TrainResult, objectives: Sequence[str], s
             state, reason = TrialState.PRUNED, f"diverged: {result.reason}"
         case _:
             state, reason = TrialState.COMPLETE, ""
-    metrics = record.metrics | result.metrics
+    metrics = {"train_seconds": record.seconds} | record.metrics | result.metrics
     values = tuple(metrics[name] for name in objectives if name in metrics)
     finite = len(values) == len(objectives) and all(map(math.isfinite, values))
     if state is TrialState.COMPLETE and not finite:
         state, reason = TrialState.PRUNED, "diverged: the final evaluation is not finite"
+    constraints = constraint_values(space, record.config, metrics)
+    if state is TrialState.COMPLETE and (told := broken(space, metrics)):
+        reason = f"{INFEASIBLE}: {told}"
     return replace(
         record,
         state=state,
@@ -45,7 +50,7 @@ def ended(record: TrialRecord, result: TrainResult, objectives: Sequence[str], s
         metrics=metrics,
         values=values if finite else None,
         sample=result.sample,
-        constraints=constraint_values(space, record.config, metrics),
+        constraints=constraints,
     )
 
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,8 +181,12 @@ def check(request: Request) -> Checked:
     if request.earlier:
         require_learner(request.sampler or DEFAULT_SAMPLER)
     make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
+    if len(space.objectives) > 1 and request.pruner not in (None, "none"):
+        raise BadInput(
+            f"--pruner {request.pruner}: Optuna's pruners know one objective, and there are {len(space.objectives)}; "
+            "--scheduler halving compares trials in all of them"
+        )
     check_scheduler(request.scheduler or "none")
-    _require_known_constraints(space)
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
@@ -227,17 +231,6 @@ def _require_storage(request: Request) -> None:
 
 def _constraints_place(space: SearchSpace) -> Place:
     return space.document.places.get("constraints", space.document.place)
-
-
-def _require_known_constraints(space: SearchSpace) -> None:
-    """Refuse a constraint that nothing would keep: what is known only after training costs a trial to find out."""
-    known = {each.name for each in fields(Counts)}
-    for name in space.constraints:
-        if name not in known:
-            raise _constraints_place(space).error(
-                f"constraint {name} is known only after training and not supported yet; "
-                "remove it, or limit num_parameters, flops_per_token or memory_bytes"
-            )
 
 
 def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
@@ -302,7 +295,7 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: PatientS
 
     law = Laws(request.space, lambda: opened.record.budget, text)
     earlier = kept(record)
-    knowledge = Knowledge(earlier, lambda: opened.record, request.space.distributions()) if earlier else None
+    knowledge = Knowledge(earlier, lambda: opened.record, request.space) if earlier else None
     study.sampler = make_sampler(
         record.sampler, request.space, record.seed, asked, opened.violation, law=law, knowledge=knowledge
     )
@@ -331,7 +324,7 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         data_fingerprint=checked.corpus.data_fingerprint,
         budget=new_budget(request),
         sampler=request.sampler or DEFAULT_SAMPLER,
-        pruner=request.pruner or (DEFAULT_PRUNER if request.scheduler in (None, "none") else "none"),
+        pruner=request.pruner or _default_pruner(request),
         scheduler=request.scheduler or "none",
         seed=request.seed or 0,
         versions={
@@ -346,6 +339,11 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         trials_target=request.trials,
         extras={NOTED: [asdict(each) for each in checked.earlier]} if checked.earlier else {},
     )
+
+
+def _default_pruner(request: Request) -> str:
+    alone = request.scheduler in (None, "none") and len(request.space.objectives) == 1
+    return DEFAULT_PRUNER if alone else "none"
 
 
 def _require_same(request: Request, checked: Checked, record: StudyRecord) -> None:
