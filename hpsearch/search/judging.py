@@ -26,7 +26,8 @@ class Judge:
         self._study, self._ledger, self.scheduler = study, ledger, scheduler
         names = study.record.objectives
         self._watched = next((name for name in names if OBJECTIVES[name].known == "while training"), "")
-        self._costs = tuple(name for name in names if name != self._watched and name in COSTS)
+        known = ("train_seconds", *(name for name in names if OBJECTIVES[name].known != "at the end"))
+        self._costs = tuple(name for name in names if name != self._watched and name in known)
 
     @property
     def paused(self) -> Container[int]:
@@ -86,7 +87,7 @@ class Judge:
         value = metrics.get(self._watched)
         if value is None:
             return None
-        known = {"train_seconds": seconds, "num_parameters": float(record.num_parameters)}
+        known = {**metrics, "train_seconds": seconds, "num_parameters": float(record.num_parameters)}
         costs = tuple(known[name] if name in known else flops_per_token(record.config) for name in self._costs)
         return Point(record.number, self.rung(record.config, rung), value, metrics.get(f"branch_{self._watched}"), costs)
 
@@ -110,10 +111,6 @@ class Judge:
         if not study.optuna.pruner.prune(study.optuna, frozen):
             return ""
         return f"{study.record.pruner} pruner at rung {rung} of {study.record.budget.evaluations}: {value:.4f}"
-
-
-COSTS = ("num_parameters", "flops_per_token", "train_seconds")
-"""Objectives that are known at each evaluation beside the one that is watched."""
 
 
 def flops_per_token(config: Mapping[str, Any]) -> float:

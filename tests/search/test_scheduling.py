@@ -139,8 +139,8 @@ def test_between_decisions_a_trial_just_goes_on() -> None:
     scheduler = Halving(RUNGS)
     for number in range(10):
         scheduler.observe(number, 3, float(number))
-    for rung in (1, 2, 4, 5, 7, 12):
-        verdict = scheduler.observe(11, rung, 99.0)
+    for number, rung in ((11, 1), (11, 2), (0, 4), (0, 5), (0, 12)):
+        verdict = scheduler.observe(number, rung, 99.0)
         assert (verdict.action, verdict.decided) == ("continue", False)
 
 

@@ -15,6 +15,7 @@ from hpsearch.search.coordinator import Coordinator
 from hpsearch.search.judging import Judge
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.limits import Limits
+from hpsearch.search.scheduling import make_scheduler
 from hpsearch.search.study import Study
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import TrialRecord, TrialState
@@ -47,7 +48,7 @@ def test_halving_sets_trials_aside_promotes_some_and_ends_the_others_with_their_
 
 
 def test_a_promoted_trials_curve_is_that_of_one_that_was_never_paused(toys: Toys) -> None:
-    study, _ = toys.run(16, sampler="random", scheduler="halving")
+    study, _ = toys.run(24, sampler="random", scheduler="halving")
     promoted = {decision.trial_number for decision in study.store.decisions(study.record.id) if decision.action == "promote"}
     assert promoted
     for number in promoted:
@@ -167,7 +168,7 @@ def test_with_several_objectives_only_the_scheduler_sets_trials_aside(toys: Toys
     text = SPACE.replace("data:", "objective: [val_bpb, num_parameters]\ndata:").replace("[16, 24]", "[16, 24, 48]")
     with pytest.raises(BadInput, match="--pruner median: Optuna's pruners know one objective, and there are 2; --scheduler"):
         toys.run(3, text=text, pruner="median")
-    study, _ = toys.run(12, slots=1, text=text, scheduler="halving_only", sampler="random")
+    study, _ = toys.run(12, slots=1, text=text, trainer="sized_curve", scheduler="halving_only", sampler="random")
     assert study.record.pruner == "none"
     assert any(decision.decided_by == "halving" for decision in study.store.decisions(study.record.id))
     seen = trials(study)
@@ -177,11 +178,16 @@ def test_with_several_objectives_only_the_scheduler_sets_trials_aside(toys: Toys
 
 def test_a_run_too_short_for_equal_rungs_is_whole_at_its_end(toys: Toys) -> None:
     text = SPACE.replace("max_iters: 4, evaluations: 4", "max_iters: 25, evaluations: 10")
-    study, _ = toys.run(9, slots=1, text=text, scheduler="halving", sampler="random")
+    study, _ = toys.run(16, slots=1, text=text.replace("1e-2, log", "1, log"), scheduler="halving", sampler="random")
     complete = [trial for trial in trials(study) if trial.state is TrialState.COMPLETE]
     assert {trial.rung for trial in complete} == {8}
-    judge = Judge(study, Ledger(study, this_process()), None)
+    scheduler = make_scheduler("halving", 10)
+    assert scheduler is not None
+    judge = Judge(study, Ledger(study, this_process()), scheduler)
     assert [judge.rung(complete[0].config, rung) for rung in range(1, 9)] == [1, 2, 3, 4, 6, 7, 8, 10]
     decided = study.store.decisions(study.record.id)
     assert {decision.rung for decision in decided if decision.decided_by == "halving"} == {3, 6}
-    assert any(decision.decided_by == "curve" for decision in decided) or len(complete) < 3
+    assert len(complete) >= 3
+    judge.restore(study.store.points(study.record.id), decided, trials(study), [])
+    verdicts = [scheduler.observe(99, rung, 50 + 1 / rung) for rung in range(1, 7)]
+    assert "curve" in {verdict.decided_by for verdict in verdicts}
