@@ -52,7 +52,8 @@ def price(
     from hpsearch.execution.local import LocalExecutor
     from hpsearch.search.forecast import draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
-    from hpsearch.search.study import Request, candidate, check, new_budget
+    from hpsearch.search.proposals import candidate
+    from hpsearch.search.study import Request, check, new_budget
 
     signal.signal(signal.SIGTERM, leave)
     if trials < 1:
@@ -93,6 +94,7 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
     """Measure the machine if that was not done for this study, and say what the study will cost."""
     from hpsearch.cli.run import say
     from hpsearch.report.view import amount
+    from hpsearch.search.earlier import kept
     from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
 
@@ -105,6 +107,9 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
         speed = measure_speed(bench, executor, checked.baseline, seconds)
         study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
         say(f"speed: {amount(speed, 'FLOP/s')} a slot")
+    for earlier in kept(study.record):
+        for told in earlier.sentences(study.record):
+            say(told)
     left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
     if left <= 0:
         return

@@ -101,9 +101,21 @@ def run(
     patience: Annotated[
         int | None, typer.Option("--patience", metavar="N", help="End after N trials in a row without a better one.")
     ] = None,
+    min_gain: Annotated[
+        str | None,
+        typer.Option(
+            "--min-gain", metavar="SHARE", help="End when no improvement above this is expected: 0.5% of the best, or 0.002."
+        ),
+    ] = None,
     step_limit: Annotated[
         float, typer.Option("--step-limit", metavar="SECONDS", help="A slot that takes no step for so long is replaced.")
     ] = 600.0,
+    earlier: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from", metavar="STUDY", help="An earlier study that informs the sampler: NAME, or URL#NAME; may be repeated."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the sampler; 0 by default.", show_default=False)] = None,
     settings: SetOption = None,
     confirm: Annotated[
@@ -117,6 +129,8 @@ def run(
     from hpsearch.cli.confirm import confirm_best, require_counts
     from hpsearch.cli.price import announce, note_cost
     from hpsearch.search.coordinator import Coordinator
+    from hpsearch.search.earlier import parse_source
+    from hpsearch.search.gain import parse_min_gain
     from hpsearch.search.lease import lease_kept
     from hpsearch.search.limits import Limits
     from hpsearch.search.study import Request, check, open_study
@@ -143,16 +157,20 @@ def run(
         flops=budget_flops or math.inf,
         slot_hours=budget_hours or math.inf,
         patience=patience or math.inf,
+        min_gain=parse_min_gain(min_gain) if min_gain is not None else None,
     )
     chosen = load(space, settings, budget, data)
+    if limits.min_gain and len(chosen.objectives) > 1:
+        raise BadInput("--min-gain: with several objectives there is no one improvement; use --patience")
     where = placement(
         executor, slots, device, address=ray_address, gpus_per_slot=gpus_per_slot, shared=shared, studies_dir=studies_dir
     )
+    own_url = storage_url(storage, studies_dir)
     request = Request(
         space=chosen,
         name=chosen.name if study is None else study,
         trials=trials,
-        storage_url=storage_url(storage, studies_dir),
+        storage_url=own_url,
         studies_dir=studies_dir,
         cache_dir=cache_dir(),
         devices=where.devices,
@@ -161,6 +179,7 @@ def run(
         pruner=pruner,
         scheduler=scheduler,
         seed=seed,
+        earlier=tuple(parse_source(word, own_url) for word in earlier or ()),
     )
     checked = check(request)
     require_folder("--studies-dir", studies_dir)

@@ -1,15 +1,22 @@
-"""Whether a trial goes on after an evaluation: its pruner is asked first, then its scheduler."""
+"""Whether a trial goes on after an evaluation: its constraints and its pruner are asked first, then its scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import math
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
+from hpsearch.config import TrialConfig
+from hpsearch.model.counting import count
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.search.ledger import Ledger
+from hpsearch.search.outcomes import INFEASIBLE
+from hpsearch.search.proposals import broken
 from hpsearch.search.scheduling import GO_ON, Point, Release, Scheduler, Verdict
 from hpsearch.search.study import Study
 from hpsearch.storage.records import DecisionRecord, PointRecord, TrialRecord
 from hpsearch.training.events import EvalPoint
+from hpsearch.training.schedules import evaluations_in
 
 
 class Judge:
@@ -17,7 +24,10 @@ class Judge:
 
     def __init__(self, study: Study, ledger: Ledger, scheduler: Scheduler | None) -> None:
         self._study, self._ledger, self.scheduler = study, ledger, scheduler
-        self._watched = OBJECTIVES[study.objective].known == "while training"
+        names = study.record.objectives
+        self._watched = next((name for name in names if OBJECTIVES[name].known == "while training"), "")
+        known = ("train_seconds", *(name for name in names if OBJECTIVES[name].known != "at the end"))
+        self._costs = tuple(name for name in names if name != self._watched and name in known)
 
     @property
     def paused(self) -> Container[int]:
@@ -26,12 +36,16 @@ class Judge:
 
     def verdict(self, record: TrialRecord, point: EvalPoint) -> Verdict:
         """What the trial does now. Also reports the evaluation to Optuna, whose samplers learn from it."""
-        seen = self._seen(record.number, point.rung, point.metrics)
+        whole = point.iteration == record.config["max_iters"]
+        slow = "" if whole else broken(self._study.space, {"train_seconds": point.seconds}) or ""
+        if "at most" in slow:
+            return Verdict("prune", f"{INFEASIBLE}: {slow}", "constraint")
+        seen = self._seen(record, point.rung, point.seconds, point.metrics)
         if seen is None:
             return GO_ON
-        pruned = self._pruned(record, point) if len(self._study.record.objectives) == 1 else ""
+        pruned = self._pruned(record, point, seen.rung) if len(self._study.record.objectives) == 1 else ""
         verdict = self.scheduler.observe(*seen) if self.scheduler else GO_ON
-        if point.iteration == record.config["max_iters"]:
+        if whole:
             return GO_ON  # It has cost all that it can; the scheduler learns from it.
         return Verdict("prune", pruned, self._study.record.pruner) if pruned else verdict
 
@@ -45,27 +59,59 @@ class Judge:
         if self.scheduler:
             self.scheduler.ended(number)
 
-    def restore(self, points: Iterable[PointRecord], decisions: Iterable[DecisionRecord], ended: Iterable[TrialRecord]) -> None:
+    def restore(
+        self,
+        points: Iterable[PointRecord],
+        decisions: Iterable[DecisionRecord],
+        ended: Iterable[TrialRecord],
+        unfinished: Iterable[TrialRecord],
+    ) -> None:
         """Bring the scheduler to the state that is stored; decisions in the order in which they were made."""
-        if self.scheduler:
-            seen = (self._seen(point.trial_number, point.rung, point.metrics) for point in points)
-            self.scheduler.restore(
-                [point for point in seen if point is not None],
-                [(decision.trial_number, decision.rung, decision.action) for decision in decisions],
-                [record.number for record in ended],
-            )
+        if not self.scheduler:
+            return
+        ended = list(ended)
+        records = {record.number: record for record in (*ended, *unfinished)}
+        seen = (
+            self._seen(records[point.trial_number], point.rung, point.seconds, point.metrics)
+            for point in points
+            if point.trial_number in records
+        )
+        self.scheduler.restore(
+            [point for point in seen if point is not None],
+            [(decision.trial_number, decision.rung, decision.action) for decision in decisions],
+            [record.number for record in ended],
+        )
 
-    def _seen(self, number: int, rung: int, metrics: dict[str, float]) -> Point | None:
-        """What a trial is judged by; None where its objective is known only at the end."""
-        value = metrics.get(self._study.objective) if self._watched else None
+    def _seen(self, record: TrialRecord, rung: int, seconds: float, metrics: Mapping[str, float]) -> Point | None:
+        """What a trial is judged by; None where its objectives are known only at the end."""
+        value = metrics.get(self._watched)
         if value is None:
             return None
-        return Point(number, rung, value, metrics.get(f"branch_{self._study.objective}"))
+        known = {**metrics, "train_seconds": seconds, "num_parameters": float(record.num_parameters)}
+        costs = tuple(known[name] if name in known else flops_per_token(record.config) for name in self._costs)
+        return Point(record.number, self.rung(record.config, rung), value, metrics.get(f"branch_{self._watched}"), costs)
 
-    def _pruned(self, record: TrialRecord, point: EvalPoint) -> str:
+    def rung(self, config: Mapping[str, Any], rung: int) -> int:
+        """The study's rung of a trial's own: a run too short for equal intervals has more or fewer of them.
+
+        Its last one is the whole budget all the same, and no other one is taken for a later part than it is.
+        """
+        most: int = self._study.record.budget.evaluations
+        own = evaluations_in(config["max_iters"], config["eval_interval"])
+        if own == most:
+            return rung
+        if rung >= own:
+            return most
+        return min(most - 1, max(1, math.floor(most * rung * int(config["eval_interval"]) / int(config["max_iters"]) + 1e-9)))
+
+    def _pruned(self, record: TrialRecord, point: EvalPoint, rung: int) -> str:
         """Why Optuna's pruner ends the trial; empty when it goes on. Optuna reports for one objective only."""
         study, value = self._study, point.metrics[self._study.objective]
-        frozen = self._ledger.report(record, point.rung, value)
+        frozen = self._ledger.report(record, rung, value)
         if not study.optuna.pruner.prune(study.optuna, frozen):
             return ""
-        return f"{study.record.pruner} pruner at rung {point.rung} of {study.record.budget.evaluations}: {value:.4f}"
+        return f"{study.record.pruner} pruner at rung {rung} of {study.record.budget.evaluations}: {value:.4f}"
+
+
+def flops_per_token(config: Mapping[str, Any]) -> float:
+    return count(TrialConfig.build({name: value for name, value in config.items() if value is not None})).flops_per_token

@@ -10,21 +10,23 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpsearch import __version__
 from hpsearch.config import TrialConfig
-from hpsearch.data.corpus import Corpus, open_corpus
+from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
 from hpsearch.model.counting import Counts, count
-from hpsearch.search import budget as budgets
+from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
 from hpsearch.search.priors import Laws, Text
+from hpsearch.search.proposals import candidate, concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
-from hpsearch.search.samplers import FeasibleSampler, enqueue_baseline, make_sampler
+from hpsearch.search.samplers import FeasibleSampler, enqueue_baseline, make_sampler, require_learner
 from hpsearch.search.scheduling import check_scheduler
+from hpsearch.search.transfer import Knowledge
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
@@ -77,6 +79,8 @@ class Request:
     pruner: str | None = None
     scheduler: str | None = None
     seed: int | None = None
+    earlier: tuple[Source, ...] = ()
+    """Studies whose trials inform the sampler. Empty: none, or those that the study was begun with."""
 
 
 @dataclass
@@ -155,92 +159,6 @@ class Study:
         (self.folder / "study.json").write_text(json.dumps(asdict(self.record), indent=2) + "\n", encoding="utf-8")
 
 
-def concrete(
-    space: SearchSpace,
-    proposal: Mapping[str, Any],
-    budget: BudgetRecord,
-    cache_dir: Path,
-    corpora: dict[int, Corpus],
-    *,
-    place: str = "",
-) -> TrialConfig:
-    """The concrete config of `proposal`: derived values, the tokenizer's size and what the budget decides.
-
-    corpora: texts already open, by vocabulary size; filled as needed. place: words of the trial's own, put before the name
-    of an absolute `log_file`, which the trials of all studies would share. (A relative one is below the trial's folder, and
-    training itself keeps the trials apart in a `save_dir`.)
-    """
-    settings = space.settings(proposal)
-    corpus = _corpus(space, settings, cache_dir, corpora)
-    settings["vocab_size"] = corpus.tokenizer.vocab_size
-    draft = TrialConfig.build({"max_iters": 1} | settings)
-    plan = budgets.plan(
-        budget,
-        settings | {"batch_size": draft.batch_size, "context_length": draft.context_length},
-        flops_per_token=count(draft).flops_per_token,
-        windows_per_pass=corpus.windows_per_pass(draft.context_length),
-    )
-    if space.parameters.get("eval_interval"):
-        plan["eval_interval"] = draft.eval_interval  # Given beside max_iters: the evaluations follow from it.
-    whole = plan | space.settings(proposal, plan) | {"vocab_size": corpus.tokenizer.vocab_size}
-    log = Path(str(whole.get("log_file") or "")).expanduser()
-    if place and log.is_absolute():
-        whole["log_file"] = str(log.with_name(f"{place}-{log.name}"))
-    return TrialConfig.build(whole)
-
-
-def candidate(
-    space: SearchSpace, proposal: Mapping[str, Any], budget: BudgetRecord, cache_dir: Path, corpora: dict[int, Corpus]
-) -> TrialConfig:
-    """`concrete`, for a proposal that may break a rule or a constraint. Raises BadInput where it does."""
-    broken = space.violation(space.settings(proposal))
-    if broken is None:
-        config = concrete(space, proposal, budget, cache_dir, corpora)
-        broken = outside(space, config)
-        if broken is None:
-            return config
-    raise BadInput(broken)
-
-
-def outside(space: SearchSpace, config: TrialConfig) -> str | None:
-    """The constraint that a config is outside of, in a sentence; None where there is none."""
-    counts = asdict(count(config)) if space.constraints else {}
-    for name, bound in space.constraints.items():
-        value = counts[name]
-        if bound.max is not None and value > bound.max:
-            return f"{name} is {value:,.0f} and constrained to at most {bound.max:,.0f}"
-        if bound.min is not None and value < bound.min:
-            return f"{name} is {value:,.0f} and constrained to at least {bound.min:,.0f}"
-    return None
-
-
-def constraint_values(space: SearchSpace, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, float]:
-    """How far each constraint of the space is broken, as a share of its bound; feasible at 0 or below.
-
-    metrics: of the finished trial, for what is known only after training. One that was not measured is left out.
-    """
-    if not space.constraints:
-        return {}
-    counts = asdict(count(TrialConfig.build({name: value for name, value in config.items() if value is not None})))
-    values = {}
-    for name, bound in space.constraints.items():
-        value = metrics.get(name, counts.get(name))
-        if value is None:
-            continue
-        over = -math.inf if bound.max is None else (value - bound.max) / abs(bound.max or 1.0)
-        under = -math.inf if bound.min is None else (bound.min - value) / abs(bound.min or 1.0)
-        values[name] = max(over, under)
-    return values
-
-
-def _corpus(space: SearchSpace, settings: Mapping[str, Any], cache_dir: Path, corpora: dict[int, Corpus]) -> Corpus:
-    vocab_size = int(lookup("vocab_size", settings))
-    if vocab_size not in corpora:
-        architecture = str(lookup("architecture", settings))
-        corpora[vocab_size] = open_corpus(space.data, vocab_size=vocab_size, architecture=architecture, cache_dir=cache_dir)
-    return corpora[vocab_size]
-
-
 @dataclass(frozen=True)
 class Checked:
     """What is known of a request before anything is created."""
@@ -248,6 +166,8 @@ class Checked:
     baseline: TrialConfig
     counts: Counts
     corpus: Corpus
+    earlier: tuple[EarlierStudy, ...] = ()
+    """What a new study starts from."""
 
 
 def check(request: Request) -> Checked:
@@ -258,14 +178,20 @@ def check(request: Request) -> Checked:
         )
     space = request.space
     make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
+    if request.earlier:
+        require_learner(request.sampler or DEFAULT_SAMPLER)
     make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
+    if len(space.objectives) > 1 and request.pruner not in (None, "none"):
+        raise BadInput(
+            f"--pruner {request.pruner}: Optuna's pruners know one objective, and there are {len(space.objectives)}; "
+            "--scheduler halving compares trials in all of them"
+        )
     check_scheduler(request.scheduler or "none")
-    _require_known_constraints(space)
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
     corpora: dict[int, Corpus] = {}
-    corpus = _corpus(space, settings, request.cache_dir, corpora)
+    corpus = open_text(space, settings, request.cache_dir, corpora)
     corpus.require(_longest_context(space), int(lookup("eval_iters", settings)))
     placeholder = new_budget(request, flops_per_s=1e12)
     try:
@@ -275,7 +201,17 @@ def check(request: Request) -> Checked:
     broken = outside(space, baseline)
     if broken:
         raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
-    return Checked(baseline, count(baseline), corpus)
+    begun = not request.earlier or _begun(request)
+    return Checked(baseline, count(baseline), corpus, () if begun else tuple(read(request.earlier, request.name, space)))
+
+
+def _begun(request: Request) -> bool:
+    """Whether the study is there already, so that nothing is read for it a second time."""
+    try:
+        with Store.open(request.storage_url, create=False) as store:
+            return store.find_study(request.name) is not None
+    except BadInput:
+        return False  # No table yet; what is wrong otherwise is found when it is opened.
 
 
 def _require_storage(request: Request) -> None:
@@ -295,17 +231,6 @@ def _require_storage(request: Request) -> None:
 
 def _constraints_place(space: SearchSpace) -> Place:
     return space.document.places.get("constraints", space.document.place)
-
-
-def _require_known_constraints(space: SearchSpace) -> None:
-    """Refuse a constraint that nothing would keep: what is known only after training costs a trial to find out."""
-    known = {each.name for each in fields(Counts)}
-    for name in space.constraints:
-        if name not in known:
-            raise _constraints_place(space).error(
-                f"constraint {name} is known only after training and not supported yet; "
-                "remove it, or limit num_parameters, flops_per_token or memory_bytes"
-            )
 
 
 def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
@@ -365,11 +290,15 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: PatientS
     )
 
     def text(settings: Mapping[str, Any]) -> Text:
-        corpus = _corpus(opened.space, settings, opened.cache_dir, opened._corpora)
+        corpus = open_text(opened.space, settings, opened.cache_dir, opened._corpora)
         return Text(corpus.tokenizer.vocab_size, corpus.windows_per_pass)
 
     law = Laws(request.space, lambda: opened.record.budget, text)
-    study.sampler = make_sampler(record.sampler, request.space, record.seed, asked, opened.violation, law=law)
+    earlier = kept(record)
+    knowledge = Knowledge(earlier, lambda: opened.record, request.space) if earlier else None
+    study.sampler = make_sampler(
+        record.sampler, request.space, record.seed, asked, opened.violation, law=law, knowledge=knowledge
+    )
     opened.write_files()
     return opened
 
@@ -395,7 +324,7 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         data_fingerprint=checked.corpus.data_fingerprint,
         budget=new_budget(request),
         sampler=request.sampler or DEFAULT_SAMPLER,
-        pruner=request.pruner or (DEFAULT_PRUNER if request.scheduler in (None, "none") else "none"),
+        pruner=request.pruner or _default_pruner(request),
         scheduler=request.scheduler or "none",
         seed=request.seed or 0,
         versions={
@@ -408,7 +337,13 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         threads=request.threads,
         folder="",
         trials_target=request.trials,
+        extras={NOTED: [asdict(each) for each in checked.earlier]} if checked.earlier else {},
     )
+
+
+def _default_pruner(request: Request) -> str:
+    alone = request.scheduler in (None, "none") and len(request.space.objectives) == 1
+    return DEFAULT_PRUNER if alone else "none"
 
 
 def _require_same(request: Request, checked: Checked, record: StudyRecord) -> None:
@@ -427,15 +362,16 @@ def _require_same(request: Request, checked: Checked, record: StudyRecord) -> No
             f"study '{record.name}' was made with another text (fingerprint {record.data_fingerprint[:12]}, now "
             f"{checked.corpus.data_fingerprint[:12]}); bring the old text back, or start another study with --study NAME"
         )
-    for option, asked, kept in (
+    require_same(request.earlier, record)
+    for option, asked, frozen in (
         ("--sampler", request.sampler, record.sampler),
         ("--pruner", request.pruner, record.pruner),
         ("--scheduler", request.scheduler, record.scheduler),
         ("--seed", request.seed, record.seed),
     ):
-        if asked is not None and asked != kept:
+        if asked is not None and asked != frozen:
             raise BadInput(
-                f"{option} {asked}: study '{record.name}' was made with {option} {kept}; "
+                f"{option} {asked}: study '{record.name}' was made with {option} {frozen}; "
                 "leave the option out, or start another study with --study NAME"
             )
 
