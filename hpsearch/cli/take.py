@@ -59,11 +59,17 @@ def report(
 
 def axes(space: SearchSpace) -> dict[str, Scale]:
     """How each searched parameter was searched, for the figures' axes."""
+    from hpsearch.cli.spaces import told_range
     from hpsearch.report.view import Scale
     from hpsearch.space.parameters import Choices
 
     return {
-        parameter.name: Scale(choices=parameter.choices) if isinstance(parameter, Choices) else Scale(log=parameter.log)
+        parameter.name: Scale(
+            log=not isinstance(parameter, Choices) and parameter.log,
+            choices=parameter.choices if isinstance(parameter, Choices) else None,
+            told=told_range(parameter),
+            when=parameter.when.text if parameter.when else "",
+        )
         for parameter in space.searched
     }
 

@@ -134,7 +134,7 @@ def synthetic_view(trials: int = 50, evaluations: int = 10, seed: int = 0, name:
         elif floor > 2.6 and fate < 0.9:
             state, last = TrialState.PRUNED, draw.randint(max(1, evaluations // 4), max(2, evaluations // 2))
             reason = f"val_bpb {floor:.3f} at rung {last} is worse than the median 2.412 of 12 trials"
-        started = 1_780_000_000.0 + 16 * number
+        started = 1_780_000_000.0 + 16 * (number // 2)
         value = math.nan
         for rung in range(1, last + 1):
             part = rung / evaluations
@@ -156,7 +156,11 @@ def synthetic_view(trials: int = 50, evaluations: int = 10, seed: int = 0, name:
             )
         if state is TrialState.PRUNED:
             decisions.append(DecisionRecord(number, last, "prune", reason, "median", started + 15))
-        attempts.append(AttemptRecord(number, 1, "0", "workstation", 4242, started, 0, started + 15, state.value))
+        if state is TrialState.COMPLETE and number % 5 == 4:
+            decisions.append(DecisionRecord(number, evaluations // 2, "pause", "not in the best half", "halving", started + 7))
+            decisions.append(DecisionRecord(number, evaluations // 2, "promote", "in the best half", "halving", started + 7))
+        slot = f"slot-{number % 2}"
+        attempts.append(AttemptRecord(number, 1, slot, "workstation", 4242, started, 0, started + 15, state.value))
         config = TrialConfig.build(
             {**params, "max_iters": 50 * evaluations, "eval_interval": 50, "vocab_size": 256, "d_ff": 1024}
         )
