@@ -34,6 +34,7 @@ from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForN
 
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
+    from hpsearch.report.view import StudyView
     from hpsearch.search.confirmation import Confirmation
     from hpsearch.search.coordinator import Coordinator
     from hpsearch.search.study import Study
@@ -297,6 +298,7 @@ def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int]
         from hpsearch.report.page import write_report
 
         write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge)
+        show_on_dashboard(study, seen, at_edge)
     warnings = warnings_of(seen, at_edge)
     if as_json:
         print_json(status_dict(seen) | {"warnings": warnings})
@@ -318,6 +320,17 @@ def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int]
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{record.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
     return 0
+
+
+def show_on_dashboard(study: Study, view: StudyView, at_edge: list[str]) -> None:
+    """Leave notes and figures for optuna-dashboard; the study is finished whether or not that is possible."""
+    from hpsearch.cli.take import axes
+    from hpsearch.service.notes import show_study
+
+    try:
+        show_study(view, study.optuna, axes(study.space), study.folder.parent, edges=at_edge)
+    except Exception as error:
+        say(f"no notes for optuna-dashboard: {error}; `hpsearch dashboard` tries again")
 
 
 def say(text: str) -> None:

@@ -191,7 +191,7 @@ def rate_against_size(view: StudyView) -> go.Figure:
             trace.marker.line = {"color": "#ffffff", "width": 1.5}
         figure.add_trace(trace)
     pads = [0.03 * np.ptp(each) for each in (rates, sizes)]
-    decades = {"dtick": 1} if np.ptp(rates) > 1.3 else {"nticks": 5}
+    decades = {"dtick": 1} if np.ptp(rates) > 2.5 else {"dtick": "D2"}
     figure.update_xaxes(
         type="log", exponentformat="power", showgrid=False, range=[xs[0] - pads[0], xs[-1] + pads[0]], **decades
     )

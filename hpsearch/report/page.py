@@ -84,7 +84,7 @@ def render_report(
     script, css = _asset("page.js"), _asset("page.css")
     hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (library, script))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(coded=_coded, short=short, amount=amount, when=_when, duration=duration)
+    environment.filters.update(coded=_coded, counted=counted, short=short, amount=amount, when=_when, duration=duration)
     return environment.from_string(_asset("page.html")).render(
         view=view,
         record=view.study,
@@ -216,6 +216,11 @@ def _coded(text: str) -> Markup:
     """What stands between backticks as code."""
     parts = text.split("`")
     return Markup("").join(Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
+
+
+def counted(value: float) -> str:
+    """An amount for the eye: 60,000 in full, what is longer as a power of ten."""
+    return f"{value:,.0f}" if 1000 <= value < 1e7 else short(value)
 
 
 def _when(seconds: float | None) -> str:
