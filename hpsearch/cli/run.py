@@ -34,6 +34,7 @@ from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForN
 
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
+    from hpsearch.report.view import StudyView
     from hpsearch.search.confirmation import Confirmation
     from hpsearch.search.coordinator import Coordinator
     from hpsearch.search.study import Study
@@ -301,10 +302,10 @@ def exit_code(number: int) -> int:
 
 def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int], *, as_json: bool) -> int:
     """Write what a finished study leaves behind, say how it stands, and choose the exit code."""
-    from hpsearch.cli.confirm import print_verdict
+    from hpsearch.cli.summary import print_summary, warnings_of
     from hpsearch.cli.take import axes
     from hpsearch.report.export import best_config_yaml
-    from hpsearch.report.view import StudyView, described, status_dict
+    from hpsearch.report.view import StudyView, status_dict
     from hpsearch.space.edges import edges
 
     record = study.store.study(study.record.name)
@@ -316,19 +317,16 @@ def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int]
         from hpsearch.report.page import write_report
 
         write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge)
+        show_on_dashboard(study, seen, at_edge)
+    warnings = warnings_of(seen, at_edge)
     if as_json:
-        print_json(status_dict(seen))
-    elif seen.best is not None and seen.best.value is not None:
-        name = record.objectives[0]
-        baseline = seen.baseline
-        against = f" (trial 0, the baseline: {baseline.value:.4f})" if baseline and baseline.value is not None else ""
-        print(f"best: trial {seen.best.number}, {name} {seen.best.value:.4f}{against}")
-        print(f"  {described(seen.best.params)}")
-        for told in at_edge:
-            print(f"  {told}")
-        print_verdict(seen)
-        print(f"next: hpsearch report --study {record.name} --out report.html")
-        print(f"      hpsearch train --config {study.folder / 'best.yaml'} --out model")
+        print_json(status_dict(seen) | {"warnings": warnings})
+    elif seen.best is not None:
+        from hpsearch.report.importance import importance_of
+
+        searched = [parameter.name for parameter in study.space.searched]
+        importance = importance_of(study.optuna, searched) if ended else {}
+        print_summary(seen, searched, importance, warnings, study.folder)
     if coordinator.stopped_for_now:
         raise StoppedForNow(f"study '{record.name}' stopped: {coordinator.stopped_for_now}; run the same command again")
     if caught and not ended:
@@ -341,6 +339,17 @@ def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int]
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{record.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
     return 0
+
+
+def show_on_dashboard(study: Study, view: StudyView, at_edge: list[str]) -> None:
+    """Leave notes and figures for optuna-dashboard; the study is finished whether or not that is possible."""
+    from hpsearch.cli.take import axes
+    from hpsearch.service.notes import show_study
+
+    try:
+        show_study(view, study.optuna, axes(study.space), study.folder.parent, edges=at_edge)
+    except Exception as error:
+        say(f"no notes for optuna-dashboard: {error}; `hpsearch dashboard` tries again")
 
 
 def say(text: str) -> None:

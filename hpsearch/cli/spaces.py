@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpsearch.cli import app
 from hpsearch.cli.look import print_table
 from hpsearch.cli.options import JsonOption, print_json
+
+if TYPE_CHECKING:
+    from hpsearch.space.parameters import Searched
 
 space_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(space_app, name="space")
@@ -30,7 +33,7 @@ def check_space(
     from hpsearch.report.view import short
     from hpsearch.space.find import find_space
     from hpsearch.space.load import load_space
-    from hpsearch.space.parameters import AUTO, Choices, Derived, Fixed
+    from hpsearch.space.parameters import AUTO, Derived, Fixed
 
     path, _ = find_space(file)
     space = load_space(path)
@@ -57,11 +60,7 @@ def check_space(
     print(f"budget: {space.budget.kind} {short(space.budget.amount)} a trial, {space.budget.evaluations} evaluations\n")
     rows = []
     for parameter in space.searched:
-        if isinstance(parameter, Choices):
-            what = f"one of {', '.join(map(word, parameter.choices))}"
-        else:
-            step = f" in steps of {short(parameter.step)}" if parameter.step else ""
-            what = f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
+        what = told_range(parameter)
         baseline = word(prior[parameter.name]) if parameter.name in prior else "-"
         if parameter.prior == AUTO:
             baseline = "by scaling law"
@@ -75,6 +74,17 @@ def check_space(
         print_table(["fixed or derived", "value"], [[p.name, described_parameter(p)] for p in others])
     for rule in space.rules:
         print(f"rule: {rule.expression.text}")
+
+
+def told_range(parameter: Searched) -> str:
+    """What is searched, for people."""
+    from hpsearch.report.view import short
+    from hpsearch.space.parameters import Choices
+
+    if isinstance(parameter, Choices):
+        return f"one of {', '.join(map(word, parameter.choices))}"
+    step = f" in steps of {short(parameter.step)}" if parameter.step else ""
+    return f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
 
 
 def word(value: Any) -> str:

@@ -57,6 +57,10 @@ class Scale:
     log: bool = False
     choices: tuple[Any, ...] | None = None
     """In the order of the space; None where it is a range of numbers."""
+    told: str = ""
+    """The range or the choices, for people."""
+    when: str = ""
+    """The condition on which a configuration has it; empty where all have."""
 
 
 @dataclass(frozen=True)
