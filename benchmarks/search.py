@@ -178,7 +178,9 @@ class Recorder(Silent):
         self._ledger.end(trial.number, f"{trial.state}: {trial.reason}" if trial.reason else f"{trial.state}")
 
 
-def ours(sampler: str, scheduler: str, pruner: str | None = None, priors: bool = True) -> Callable[[Job, Ledger], dict[str, Any]]:
+def ours(
+    sampler: str, scheduler: str, pruner: str | None = None, priors: bool = True
+) -> Callable[[Job, Ledger], dict[str, Any]]:
     def search(job: Job, ledger: Ledger) -> dict[str, Any]:
         folder = Path(tempfile.mkdtemp())
         space = job.space(priors)
@@ -375,7 +377,7 @@ SYSTEMS: dict[str, Callable[[Job, Ledger], dict[str, Any]]] = {
     "auto+median": ours("auto", "none", pruner="median"),
     "auto+halving_only": ours("auto", "halving_only"),
 }
-"""What searches, and how. `prior+near` is what every other one has to beat: the first trial by scaling law, then draws around."""
+"""What searches, and how. `prior+near` is what every other one has to beat: a scaling law's trial, then draws around."""
 NEEDS = {"ray": "ray", "syne": "syne_tune"}
 SAMPLERS["prior+near"] = lambda setup: Near(setup.space, setup.fresh, setup.law)
 
