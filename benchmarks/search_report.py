@@ -2,10 +2,10 @@
 
     python benchmarks/search_report.py search.jsonl --plot search.png
 
-Compute is in training FLOPs, as a part of what each search had. A search has reached a value once a trial that was trained to the
-whole budget has it (`whole`), or once any evaluation of any trial has it (`any`). The value to reach is what bare Optuna has at
-its end: its median over the seeds, the same for all (`Optuna's end`), or its own on the same seed (`same seed`). Medians and
-quartiles over the seeds; a search that never reached the value counts as more than 1.
+Compute is in training FLOPs, as a part of what each search had. A search has reached a value once a trial that was trained to
+the whole budget has it (`whole`), or once any evaluation of any trial has it (`any`). The value to reach is what bare Optuna
+has at its end: its median over the seeds, the same for all (`Optuna's end`), or its own on the same seed (`same seed`).
+Medians and quartiles over the seeds; a search that never reached the value counts as more than 1.
 """
 
 from __future__ import annotations
@@ -127,10 +127,10 @@ def confirmations(groups: dict[str, dict[int, Row]]) -> str:
         if not differences:
             continue
         noise = math.sqrt(sum(variance * weight for variance, weight in deviations) / sum(weight for _, weight in deviations))
-        lines.append(
-            f"| {system} | {len(group)} | {others} | {sum(each > 0 for each in differences)} of {others} | {everywhere} of {others} "
-            f"| {spread(differences, '.3f')} | {spread(lucks, '+.3f')} | {noise:.3f} |"
-        )
+        better = sum(each > 0 for each in differences)
+        cells = [f"{len(group)}", f"{others}", f"{better} of {others}", f"{everywhere} of {others}"]
+        cells += [spread(differences, ".3f"), spread(lucks, "+.3f"), f"{noise:.3f}"]
+        lines.append(f"| {system} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -153,12 +153,12 @@ def plot(groups: dict[str, dict[int, Row]], path: Path) -> None:
             if not shown(system):
                 continue
             rows = list(group.values())
-            parts = [0.02 * step for step in range(1, 51)]
-            values = [[at(steps(row, True), part * row["total"] * row["trial_flops"]) for row in rows] for part in parts]
-            known = [(part * rows[0]["total"], each) for part, each in zip(parts, values, strict=True) if all(map(math.isfinite, each))]
-            x = [part for part, _ in known]
-            panel.plot(x, [quantile(each, 0.5) for _, each in known], label=system, color=colours[system])
-            low, high = ([quantile(each, part) for _, each in known] for part in (0.25, 0.75))
+            trials = [rows[0]["total"] * step / 50 for step in range(1, 51)]
+            values = [[at(steps(row, True), each * row["trial_flops"]) for row in rows] for each in trials]
+            known = [(each, found) for each, found in zip(trials, values, strict=True) if max(found) < math.inf]
+            x = [each for each, _ in known]
+            low, middle, high = ([quantile(found, part) for _, found in known] for part in (0.25, 0.5, 0.75))
+            panel.plot(x, middle, label=system, color=colours[system])
             panel.fill_between(x, low, high, alpha=0.08, color=colours[system])
         panel.set(title=title, xlabel="training FLOPs, in whole trials", xscale="log")
         panel.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])

@@ -47,14 +47,15 @@ def search() -> Iterator[ModuleType]:
 def rows(search: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("search")
     (folder / "tiny.yaml").write_text(TINY)
-    with pytest.MonkeyPatch.context() as patch, closing(LocalExecutor(1, 1, trainer="runs:trainer")) as executor:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HPSEARCH_RUNS", str(folder / "runs"))
-        return {
-            system: search.search(
-                search.Job(system, 3, "pydoc", 5.0, folder / "cache", folder / "runs", executor, folder / "tiny.yaml")
-            )
-            for system in ("auto+halving", "optuna")
-        }
+        with closing(LocalExecutor(1, 1, trainer="runs:trainer")) as executor:
+            return {
+                system: search.search(
+                    search.Job(system, 3, "pydoc", 3.0, folder / "cache", folder / "runs", executor, folder / "tiny.yaml")
+                )
+                for system in ("auto+halving", "optuna")
+            }
 
 
 @pytest.mark.parametrize("system", ["auto+halving", "optuna"])
@@ -63,7 +64,7 @@ def test_a_search_is_charged_what_its_trials_cost(
 ) -> None:
     row = rows[system]
     (tmp_path / "tiny.yaml").write_text(TINY)
-    job = search.Job(system, 3, "pydoc", 5.0, tmp_path / "cache", tmp_path, None, tmp_path / "tiny.yaml")
+    job = search.Job(system, 3, "pydoc", 3.0, tmp_path / "cache", tmp_path, None, tmp_path / "tiny.yaml")
     trials = search.Trials(job.space(priors=True), job)
     cost = 0.0
     for number, told in row["trials"].items():
