@@ -85,8 +85,7 @@ def status(
     owner = store.owner(record.id)
     if as_json:
         running_in = {"host": owner.host, "pid": owner.pid} if owner else None
-        begun_from = [each.summary() for each in kept(record)]
-        print_json(status_dict(view) | {"owner": running_in, "edges": at_edge(view), "earlier": begun_from})
+        print_json(status_dict(view) | {"owner": running_in, "edges": at_edge(view)})
         return
     counts = ", ".join(f"{count} {state}" for state, count in view.counts.items() if count)
     ended = sum(trial.state.ended for trial in view.trials)

@@ -109,11 +109,6 @@ class EarlierStudy:
     digest: str
     """sha256 of the trials."""
 
-    def summary(self) -> dict[str, Any]:
-        """As documented JSON: everything but the trials, whose number is `taken`."""
-        whole = dataclasses.asdict(self)
-        return {"taken": len(whole.pop("trials"))} | whole
-
     @property
     def label(self) -> str:
         return f"{self.storage}#{self.study}" if self.storage else self.study
