@@ -175,7 +175,7 @@ def rate_against_size(view: StudyView) -> go.Figure:
             reversescale=True,
             ncontours=12,
             line={"width": 0.5},
-            colorbar={"title": {"text": view.unit or view.objective, "side": "right"}, "thickness": 12, "outlinewidth": 0},
+            colorbar={"title": {"text": view.unit or view.objective, "side": "top"}, "thickness": 12, "outlinewidth": 0},
             hovertemplate="about %{z:.4f}<extra></extra>",
             name="smoothed value",
         )

@@ -63,7 +63,7 @@ def test_the_dashboard_shows_the_history_and_the_intermediate_values(browser: Br
         assert points.count() >= at_least
     assert page.get_by_text(re.compile(r"Best Trial \(number=\d+\)")).count() == 1
     for name in ("compute-to-quality", "learning-curves"):
-        page.locator(f"#hpsearch-{name} .main-svg").first.wait_for(state="attached", timeout=60_000)
+        page.locator(f"[id='user-defined-plot:hpsearch-{name}'] .main-svg").first.wait_for(state="attached", timeout=60_000)
     assert page.get_by_text("best.yaml").count() == 1
     page.screenshot(path=shots / "dashboard.png", full_page=True)
     page.goto(f"{dashboard}/note")
