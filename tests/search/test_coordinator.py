@@ -87,6 +87,7 @@ def test_bad_trials_are_pruned_with_their_reason(toys: Toys) -> None:
     assert counts["pruned"] >= 3
     pruned = next(trial for trial in study.store.trials(study.record.id) if trial.state is TrialState.PRUNED)
     assert pruned.reason.startswith(f"median pruner at rung {pruned.rung} of 4")
+    assert re.search(r", where the median of \d+ complete trials is \d", pruned.reason)
     assert not (study.trial_folder(pruned.number) / "checkpoints").exists()
     decision = study.store.decisions(study.record.id, pruned.number)[0]
     assert (decision.action, decision.rung, decision.decided_by) == ("prune", pruned.rung, "median")
