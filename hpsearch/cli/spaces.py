@@ -30,7 +30,7 @@ def check_space(
     from hpsearch.report.view import short
     from hpsearch.space.find import find_space
     from hpsearch.space.load import load_space
-    from hpsearch.space.parameters import AUTO, Choices, Derived, Fixed
+    from hpsearch.space.parameters import Choices, Derived, Fixed
 
     path, _ = find_space(file)
     space = load_space(path)
@@ -63,7 +63,7 @@ def check_space(
             step = f" in steps of {short(parameter.step)}" if parameter.step else ""
             what = f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
         baseline = word(prior[parameter.name]) if parameter.name in prior else "-"
-        if parameter.prior == AUTO:
+        if parameter.automatic:
             baseline = "by scaling law"
         if parameter.confidence not in (None, "medium"):
             baseline += f" ({parameter.confidence})"
