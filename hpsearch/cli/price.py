@@ -50,12 +50,14 @@ def price(
     from hpsearch.execution.local import LocalExecutor
     from hpsearch.search.forecast import draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
-    from hpsearch.search.study import Request, candidate, check, new_budget
+    from hpsearch.search.study import CheckedModel, Request, check, new_budget
 
     signal.signal(signal.SIGTERM, leave)
     if trials < 1:
         raise BadInput(f"--trials {trials}: a study has at least 1 trial")
     chosen = load(space, settings, budget, data)
+    if chosen.own:
+        raise BadInput(f"--space {space}: only the runs of a trainer of your own tell its price; run a few trials first")
     devices = choose_device(device)
     count = slot_count(slots, devices)
     threads = max(1, cores() // count) if devices[0] == "cpu" else 1
@@ -71,15 +73,15 @@ def price(
             threads=threads,
         )
         checked = check(request)
-        bench = Bench(chosen, request.cache_dir, devices, threads, checked.corpus.data_fingerprint)
+        assert isinstance(checked, CheckedModel)
+        bench = Bench(chosen, request.cache_dir, devices, threads, checked.fingerprint)
         say(f"measuring up to {SHAPES} shapes of the space in {count} slot{'s' if count > 1 else ''} ...")
         with contextlib.closing(LocalExecutor(count, threads)) as executor:
             speed = None
             if chosen.budget.kind == "device_seconds":
                 speed = measure_speed(bench, executor, checked.baseline)
             record = new_budget(request, speed)
-            corpora = {checked.baseline.vocab_size: checked.corpus}
-            configs = draw_configs(chosen, lambda proposal: candidate(chosen, proposal, record, request.cache_dir, corpora))
+            configs = draw_configs(chosen, lambda proposal: checked.workload.candidate(proposal, record))
             found = forecast(bench, executor, configs, trials, checked.corpus, shapes=SHAPES, enough_s=SHAPE_S)
     if as_json:
         print_json(forecast_dict(found))
@@ -93,10 +95,13 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
     from hpsearch.report.view import amount
     from hpsearch.search.forecast import draw_configs, forecast, note
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
+    from hpsearch.search.study import CheckedModel
 
     record, bench = study.record, Bench.of(study)
     verb = "resuming" if study.resumed else "new"
     say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
+    if not isinstance(checked, CheckedModel):
+        return  # Only its own runs tell what a trainer of one's own costs.
     if record.budget.flops_per_s is None:
         say(f"measuring the speed of {slots} slot{'s' if slots > 1 else ''} on {record.device} ...")
         seconds = MEASURE_S if record.budget.kind == "device_seconds" else GLANCE_S
@@ -108,7 +113,8 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
         return
     noted = record.extras.get("forecast", {})
     if (noted.get("trials"), noted.get("slots")) != (study.total, slots):
-        found = forecast(bench, executor, draw_configs(study.space, study.candidate), study.total, checked.corpus)
+        configs = draw_configs(study.space, lambda proposal: checked.workload.candidate(proposal, study.record.budget))
+        found = forecast(bench, executor, configs, study.total, checked.corpus)
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
     say(cost(noted, left))

@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 
 from hpsearch.errors import BadInput, StorageUnreachable, StudyGone
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
-from hpsearch.model.counting import count
 from hpsearch.search.judging import Judge
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.limits import Limits, Spent
 from hpsearch.search.scheduling import decision_rungs, make_scheduler
-from hpsearch.search.study import LEASE_S, Study, constraint_values
+from hpsearch.search.study import LEASE_S, Study
 from hpsearch.search.watcher import Watcher
 from hpsearch.space.canonical import to_yaml
 from hpsearch.space.parameters import Fixed
@@ -211,14 +210,14 @@ class Coordinator:
         self._ledger.start(record, attempt)
         folder = study.trial_folder(record.number)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {name: value for name, value in record.config.items() if value is not None}
-        document = {"data": study.record.data, "hyperparameters": config}  # `hpsearch train --config` reads it.
+        set_ = {name: value for name, value in record.config.items() if value is not None}
+        document = {"data": study.record.data, "hyperparameters": set_}  # `hpsearch train --config` reads it.
         (folder / "config.yaml").write_text(to_yaml(document), encoding="utf-8")
         index = int(slot.name.rpartition("-")[2]) if slot.name.rpartition("-")[2].isdecimal() else 0
         task = TrialTask(
             number=record.number,
             attempt=record.attempts,
-            config=config,
+            config=record.config,
             data=study.record.data,
             data_fingerprint=study.record.data_fingerprint,
             folder=folder,
@@ -229,6 +228,7 @@ class Coordinator:
             micro_batches=record.micro_batches,
             branch_rungs=self._branch_rungs,
             step_limit_s=self._step_limit_s,
+            own=study.workload.run(),
         )
         self._active[record.number] = _Active(record, attempt)
         self._executor.submit(slot, task)
@@ -366,7 +366,7 @@ class Coordinator:
             metrics=metrics,
             values=values if finite else None,
             sample=result.sample,
-            constraints=constraint_values(self._study.space, record.config, metrics),
+            constraints=self._study.workload.broken(record.config, metrics),
         )
         self._end(record, active.left(str(result.outcome), reason))
 
@@ -402,8 +402,8 @@ class Coordinator:
 
     def _on_out_of_memory(self, active: _Active, failed: Failed) -> None:
         """Once more in smaller parts; then it is known how much too large the configuration is."""
-        record, batch_size = active.record, int(active.record.config["batch_size"])
-        parts = min(batch_size, PARTS * max(1, failed.micro_batches))
+        record, workload = active.record, self._study.workload
+        parts = min(workload.parts(record.config), PARTS * max(1, failed.micro_batches))
         if record.micro_batches is None and parts > failed.micro_batches:
             reason = f"out of memory: goes on with each batch in {parts} parts"
             waiting = replace(record, state=TrialState.PAUSED, reason=reason, micro_batches=parts)
@@ -411,11 +411,12 @@ class Coordinator:
             self._watcher.note(f"trial {record.number}: {reason}")
             self._waiting.appendleft(waiting)
             return
-        needed = count_memory(record)
-        short = max(1, failed.shortfall_bytes) / needed
-        reason = f"out of memory, also with each batch in {failed.micro_batches} parts: {failed.message}"
+        short = max(1, failed.shortfall_bytes)
+        short_of = workload.memory_bytes(record.config) or short
+        smaller = f", also with each batch in {failed.micro_batches} parts" if failed.micro_batches > 1 else ""
+        reason = f"out of memory{smaller}: {failed.message}"
         # Pruned with a broken constraint, not failed: a sampler then learns how much too large it is.
-        infeasible = replace(record, state=TrialState.PRUNED, reason=reason, constraints={"memory_bytes": short})
+        infeasible = replace(record, state=TrialState.PRUNED, reason=reason, constraints={"memory_bytes": short / short_of})
         self._end(infeasible, active.left("out-of-memory", failed.message))
 
     def _on_died(self, active: _Active, died: Died) -> None:
@@ -513,10 +514,3 @@ class Coordinator:
         if now - self._renewed > RENEW_S:
             self._study.store.renew(self._study.record.id, self._owner, LEASE_S)
             self._renewed = now
-
-
-def count_memory(record: TrialRecord) -> int:
-    """Bytes that the configuration needs, by formula."""
-    from hpsearch.config import TrialConfig
-
-    return count(TrialConfig.build({k: v for k, v in record.config.items() if v is not None})).memory_bytes

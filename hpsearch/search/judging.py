@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
-from hpsearch.objectives import OBJECTIVES
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.scheduling import GO_ON, Point, Release, Scheduler, Verdict
 from hpsearch.search.study import Study
@@ -17,7 +16,7 @@ class Judge:
 
     def __init__(self, study: Study, ledger: Ledger, scheduler: Scheduler | None) -> None:
         self._study, self._ledger, self.scheduler = study, ledger, scheduler
-        self._watched = OBJECTIVES[study.objective].known == "while training"
+        self._watched = study.workload.prunable(study.objective)
 
     @property
     def paused(self) -> Container[int]:
@@ -31,7 +30,7 @@ class Judge:
             return GO_ON
         pruned = self._pruned(record, point) if len(self._study.record.objectives) == 1 else ""
         verdict = self.scheduler.observe(*seen) if self.scheduler else GO_ON
-        if point.iteration == record.config["max_iters"]:
+        if point.iteration >= self._study.workload.last(record.config):
             return GO_ON  # It has cost all that it can; the scheduler learns from it.
         return Verdict("prune", pruned, self._study.record.pruner) if pruned else verdict
 

@@ -18,9 +18,8 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from hpsearch.errors import BadInput
-from hpsearch.model.counting import count
 from hpsearch.search.samplers import suggest
-from hpsearch.search.study import Study, outside
+from hpsearch.search.study import Study
 from hpsearch.storage.records import (
     AttemptRecord,
     CheckpointRecord,
@@ -161,17 +160,16 @@ class Ledger:
         attributes = study.storage.get_trial_system_attrs(trial._trial_id)
         record = TrialRecord(trial.number, TrialState.RUNNING, proposal, {}, self._proposer(trial.number, attributes))
         try:
-            config = study.config(proposal, trial.number)
-            broken = outside(study.space, config)
+            prepared = study.prepare(proposal, trial.number)
         except BadInput as error:
-            broken = str(error)
-        if broken:  # Only an enqueued configuration can be one that no model has, or that the budget does not pay for.
-            record = replace(record, state=TrialState.FAILED, reason=broken)
+            # Only an enqueued configuration can be one that no model has, or that the budget does not pay for.
+            record = replace(record, state=TrialState.FAILED, reason=str(error))
             self.end(record)
             return record
-        record = replace(record, config=config.concrete(), num_parameters=count(config).num_parameters)
+        record = replace(record, config=prepared.config, num_parameters=prepared.num_parameters)
         self.save(record)
-        study.storage.set_trial_user_attr(trial._trial_id, "num_parameters", record.num_parameters)
+        if record.num_parameters:
+            study.storage.set_trial_user_attr(trial._trial_id, "num_parameters", record.num_parameters)
         return record
 
     def _proposer(self, number: int, attributes: Mapping[str, Any]) -> str:

@@ -10,21 +10,22 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpsearch import __version__
 from hpsearch.config import TrialConfig
-from hpsearch.data.corpus import Corpus, open_corpus
+from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
-from hpsearch.model.counting import Counts, count
-from hpsearch.search import budget as budgets
-from hpsearch.search.priors import Laws, Text
+from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
+from hpsearch.model.counting import Counts
+from hpsearch.search.proposals import concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
 from hpsearch.search.samplers import FeasibleSampler, make_sampler
 from hpsearch.search.scheduling import check_scheduler
+from hpsearch.search.workload import LanguageModel, OwnTrainer, Prepared, Workload
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
@@ -77,6 +78,8 @@ class Request:
     pruner: str | None = None
     scheduler: str | None = None
     seed: int | None = None
+    trainer: FunctionTrainer | ProgramTrainer | None = None
+    """Of one's own; the space is then one for such a trainer."""
 
 
 @dataclass
@@ -91,8 +94,8 @@ class Study:
     folder: Path
     cache_dir: Path
     resumed: bool
+    workload: Workload
     devices: tuple[str, ...] = ("cpu",)
-    _corpora: dict[int, Corpus] = field(default_factory=dict)
 
     @property
     def objective(self) -> str:
@@ -102,22 +105,17 @@ class Study:
     def trial_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"
 
-    def config(self, proposal: Mapping[str, Any], number: int) -> TrialConfig:
-        """The concrete config of a proposal under the study's budget."""
-        place = f"{self.record.folder}-{number:04d}"
-        return concrete(self.space, proposal, self.record.budget, self.cache_dir, self._corpora, place=place)
+    def prepare(self, proposal: Mapping[str, Any], number: int) -> Prepared:
+        """A proposal as a trial, under the study's budget. Raises BadInput where none can be made of it."""
+        return self.workload.prepare(proposal, self.record.budget, f"{self.record.folder}-{number:04d}")
 
     def violation(self, proposal: Mapping[str, Any]) -> str | None:
         """Why a proposal cannot be a trial: a rule or constraint that it breaks, or a budget that does not pay for it."""
         try:
-            self.candidate(proposal)
+            self.workload.require(proposal, self.record.budget)
         except BadInput as error:
             return str(error)
         return None
-
-    def candidate(self, proposal: Mapping[str, Any]) -> TrialConfig:
-        """The config of a proposal that may become a trial. Raises BadInput where it cannot be one."""
-        return candidate(self.space, proposal, self.record.budget, self.cache_dir, self._corpora)
 
     @property
     def total(self) -> int:
@@ -155,98 +153,22 @@ class Study:
         (self.folder / "study.json").write_text(json.dumps(asdict(self.record), indent=2) + "\n", encoding="utf-8")
 
 
-def concrete(
-    space: SearchSpace,
-    proposal: Mapping[str, Any],
-    budget: BudgetRecord,
-    cache_dir: Path,
-    corpora: dict[int, Corpus],
-    *,
-    place: str = "",
-) -> TrialConfig:
-    """The concrete config of `proposal`: derived values, the tokenizer's size and what the budget decides.
-
-    corpora: texts already open, by vocabulary size; filled as needed. place: words of the trial's own, put before the name
-    of an absolute `log_file`, which the trials of all studies would share. (A relative one is below the trial's folder, and
-    training itself keeps the trials apart in a `save_dir`.)
-    """
-    settings = space.settings(proposal)
-    corpus = _corpus(space, settings, cache_dir, corpora)
-    settings["vocab_size"] = corpus.tokenizer.vocab_size
-    draft = TrialConfig.build({"max_iters": 1} | settings)
-    plan = budgets.plan(
-        budget,
-        settings | {"batch_size": draft.batch_size, "context_length": draft.context_length},
-        flops_per_token=count(draft).flops_per_token,
-        windows_per_pass=corpus.windows_per_pass(draft.context_length),
-    )
-    if space.parameters.get("eval_interval"):
-        plan["eval_interval"] = draft.eval_interval  # Given beside max_iters: the evaluations follow from it.
-    whole = plan | space.settings(proposal, plan) | {"vocab_size": corpus.tokenizer.vocab_size}
-    log = Path(str(whole.get("log_file") or "")).expanduser()
-    if place and log.is_absolute():
-        whole["log_file"] = str(log.with_name(f"{place}-{log.name}"))
-    return TrialConfig.build(whole)
-
-
-def candidate(
-    space: SearchSpace, proposal: Mapping[str, Any], budget: BudgetRecord, cache_dir: Path, corpora: dict[int, Corpus]
-) -> TrialConfig:
-    """`concrete`, for a proposal that may break a rule or a constraint. Raises BadInput where it does."""
-    broken = space.violation(space.settings(proposal))
-    if broken is None:
-        config = concrete(space, proposal, budget, cache_dir, corpora)
-        broken = outside(space, config)
-        if broken is None:
-            return config
-    raise BadInput(broken)
-
-
-def outside(space: SearchSpace, config: TrialConfig) -> str | None:
-    """The constraint that a config is outside of, in a sentence; None where there is none."""
-    counts = asdict(count(config)) if space.constraints else {}
-    for name, bound in space.constraints.items():
-        value = counts[name]
-        if bound.max is not None and value > bound.max:
-            return f"{name} is {value:,.0f} and constrained to at most {bound.max:,.0f}"
-        if bound.min is not None and value < bound.min:
-            return f"{name} is {value:,.0f} and constrained to at least {bound.min:,.0f}"
-    return None
-
-
-def constraint_values(space: SearchSpace, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, float]:
-    """How far each constraint of the space is broken, as a share of its bound; feasible at 0 or below.
-
-    metrics: of the finished trial, for what is known only after training. One that was not measured is left out.
-    """
-    if not space.constraints:
-        return {}
-    counts = asdict(count(TrialConfig.build({name: value for name, value in config.items() if value is not None})))
-    values = {}
-    for name, bound in space.constraints.items():
-        value = metrics.get(name, counts.get(name))
-        if value is None:
-            continue
-        over = -math.inf if bound.max is None else (value - bound.max) / abs(bound.max or 1.0)
-        under = -math.inf if bound.min is None else (bound.min - value) / abs(bound.min or 1.0)
-        values[name] = max(over, under)
-    return values
-
-
-def _corpus(space: SearchSpace, settings: Mapping[str, Any], cache_dir: Path, corpora: dict[int, Corpus]) -> Corpus:
-    vocab_size = int(lookup("vocab_size", settings))
-    if vocab_size not in corpora:
-        architecture = str(lookup("architecture", settings))
-        corpora[vocab_size] = open_corpus(space.data, vocab_size=vocab_size, architecture=architecture, cache_dir=cache_dir)
-    return corpora[vocab_size]
-
-
 @dataclass(frozen=True)
 class Checked:
     """What is known of a request before anything is created."""
 
+    workload: Workload
+    data: dict[str, Any]
+    """What trials train on: a text, or what a trainer of one's own is."""
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class CheckedModel(Checked):
+    """The same of a study of the built-in model."""
+
+    workload: LanguageModel
     baseline: TrialConfig
-    counts: Counts
     corpus: Corpus
 
 
@@ -260,12 +182,14 @@ def check(request: Request) -> Checked:
     make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
     make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
     check_scheduler(request.scheduler or "none")
+    if space.own or request.trainer is not None:
+        return _check_own(request)
     _require_known_constraints(space)
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
     corpora: dict[int, Corpus] = {}
-    corpus = _corpus(space, settings, request.cache_dir, corpora)
+    corpus = open_text(space, settings, request.cache_dir, corpora)
     corpus.require(_longest_context(space), int(lookup("eval_iters", settings)))
     placeholder = new_budget(request, flops_per_s=1e12)
     try:
@@ -275,7 +199,22 @@ def check(request: Request) -> Checked:
     broken = outside(space, baseline)
     if broken:
         raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
-    return Checked(baseline, count(baseline), corpus)
+    workload = LanguageModel(space, request.cache_dir, corpora)
+    return CheckedModel(workload, space.data.model_dump(mode="json"), corpus.data_fingerprint, baseline, corpus)
+
+
+def _check_own(request: Request) -> Checked:
+    space, place = request.space, request.space.document.place
+    if request.trainer is None:
+        raise place.error(
+            "this space is for a trainer of your own (trainer: own): give the program with --command, or use hpsearch.tune"
+        )
+    if not space.own:
+        raise place.error("this space is for the built-in model; one for a trainer of your own says `trainer: own`")
+    workload = OwnTrainer(space, request.trainer)
+    workload.check(request.scheduler)
+    _require_storage(request)
+    return Checked(workload, workload.data, workload.fingerprint)
 
 
 def _require_storage(request: Request) -> None:
@@ -329,10 +268,12 @@ def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
         record = replace(record, trials_target=request.trials)
     storage = optuna_storage(request.storage_url)
     with storage_errors(storage.engine.url):
-        return _open(request, store, record, storage, resumed)
+        return _open(request, checked, store, record, storage, resumed)
 
 
-def _open(request: Request, store: Store, record: StudyRecord, storage: PatientStorage, resumed: bool) -> Study:
+def _open(
+    request: Request, checked: Checked, store: Store, record: StudyRecord, storage: PatientStorage, resumed: bool
+) -> Study:
     import optuna
 
     with store.setup_lock():
@@ -361,14 +302,10 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: PatientS
         folder=request.studies_dir / record.folder,
         cache_dir=request.cache_dir,
         resumed=resumed,
+        workload=checked.workload,
         devices=request.devices,
     )
-
-    def text(settings: Mapping[str, Any]) -> Text:
-        corpus = _corpus(opened.space, settings, opened.cache_dir, opened._corpora)
-        return Text(corpus.tokenizer.vocab_size, corpus.windows_per_pass)
-
-    law = Laws(request.space, lambda: opened.record.budget, text)
+    law = opened.workload.law(lambda: opened.record.budget)
     study.sampler = make_sampler(record.sampler, request.space, record.seed, asked, opened.violation, law=law)
     opened.write_files()
     return opened
@@ -391,8 +328,8 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         space_text=request.space.to_yaml(),
         space_digest=request.space.digest,
         objectives=request.space.objectives,
-        data=request.space.data.model_dump(mode="json"),
-        data_fingerprint=checked.corpus.data_fingerprint,
+        data=checked.data,
+        data_fingerprint=checked.fingerprint,
         budget=new_budget(request),
         sampler=request.sampler or DEFAULT_SAMPLER,
         pruner=request.pruner or (DEFAULT_PRUNER if request.scheduler in (None, "none") else "none"),
@@ -422,10 +359,16 @@ def _require_same(request: Request, checked: Checked, record: StudyRecord) -> No
             f"{request.space.document.place.path}: study '{record.name}' was made with another space ({'; '.join(changes[:4])}"
             f"{'; …' if len(changes) > 4 else ''}); put the old values back, or start another study with --study NAME"
         )
-    if record.data_fingerprint != checked.corpus.data_fingerprint:
+    if request.space.own and record.data != checked.data:
+        before, now = (" ".join(f"{kind} {what}" for kind, what in data.items()) for data in (record.data, checked.data))
+        raise BadInput(
+            f"study '{record.name}' was made with another trainer ({before}, now {now}); give that one again, or start another "
+            "study with --study NAME"
+        )
+    if record.data_fingerprint != checked.fingerprint:
         raise BadInput(
             f"study '{record.name}' was made with another text (fingerprint {record.data_fingerprint[:12]}, now "
-            f"{checked.corpus.data_fingerprint[:12]}); bring the old text back, or start another study with --study NAME"
+            f"{checked.fingerprint[:12]}); bring the old text back, or start another study with --study NAME"
         )
     for option, asked, kept in (
         ("--sampler", request.sampler, record.sampler),
