@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +16,7 @@ from hpsearch.cli.run import DataOption, SetOption, SpaceOption
 from hpsearch.errors import BadInput
 
 if TYPE_CHECKING:
-    from hpsearch.execution.protocol import Executor
     from hpsearch.search.forecast import Forecast, TrialCost
-    from hpsearch.search.study import Checked, Study
 
 SHAPES = 6
 SHAPE_S = 1.5
@@ -45,9 +42,10 @@ def price(
     as_json: JsonOption = False,
 ) -> None:
     """Forecast time, tokens, FLOPs, disk and memory by short real runs. Creates no study and leaves nothing behind."""
-    from hpsearch.cli.run import leave, load, say, slot_count
+    from hpsearch.cli.run import leave, load, say
     from hpsearch.execution.devices import choose_device, cores
     from hpsearch.execution.local import LocalExecutor
+    from hpsearch.places import slot_count
     from hpsearch.search.forecast import draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
     from hpsearch.search.study import CheckedModel, Request, check, new_budget
@@ -87,60 +85,6 @@ def price(
         print_json(forecast_dict(found))
     else:
         print_forecast(found)
-
-
-def announce(study: Study, checked: Checked, slots: int, executor: Executor, token: str) -> None:
-    """Measure the machine if that was not done for this study, and say what the study will cost."""
-    from hpsearch.cli.run import say
-    from hpsearch.report.view import amount
-    from hpsearch.search.forecast import draw_configs, forecast, note
-    from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
-    from hpsearch.search.study import CheckedModel
-
-    record, bench = study.record, Bench.of(study)
-    verb = "resuming" if study.resumed else "new"
-    say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
-    if not isinstance(checked, CheckedModel):
-        return  # Only its own runs tell what a trainer of one's own costs.
-    if record.budget.flops_per_s is None:
-        say(f"measuring the speed of {slots} slot{'s' if slots > 1 else ''} on {record.device} ...")
-        seconds = MEASURE_S if record.budget.kind == "device_seconds" else GLANCE_S
-        speed = measure_speed(bench, executor, checked.baseline, seconds)
-        study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
-        say(f"speed: {amount(speed, 'FLOP/s')} a slot")
-    left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
-    if left <= 0:
-        return
-    noted = record.extras.get("forecast", {})
-    if (noted.get("trials"), noted.get("slots")) != (study.total, slots):
-        configs = draw_configs(study.space, lambda proposal: checked.workload.candidate(proposal, study.record.budget))
-        found = forecast(bench, executor, configs, study.total, checked.corpus)
-        noted = note(found)
-        study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
-    say(cost(noted, left))
-
-
-def cost(noted: Mapping[str, Any], left: int) -> str:
-    from hpsearch.report.view import amount, duration
-
-    part = left / noted["trials"]
-    return (
-        f"cost: {left} trials, {noted['slots']} at a time: at most about {duration(part * noted['seconds'])}; "
-        f"{noted['tokens']:,.0f} tokens and {amount(noted['flops'], 'FLOP')} a trial (the mean of the space), "
-        f"{noted['rungs']} rungs, "
-        f"up to {amount(part * noted['disk_bytes'], 'B')} of disk, {amount(noted['memory_bytes'], 'B')} of memory"
-    )
-
-
-def note_cost(study: Study, token: str) -> None:
-    """Store how far the forecast was off."""
-    from hpsearch.search.forecast import compared
-
-    record = study.store.study(study.record.name)
-    if "forecast" in record.extras:
-        trials, worked_s = study.store.trials(record.id), study.store.worked_s(record.id)
-        extras = {**record.extras, "forecast": compared(record.extras["forecast"], record, trials, worked_s)}
-        study.store.set_extras(record.id, extras, token=token)
 
 
 def forecast_dict(found: Forecast) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, Self
 
 import typer
 
@@ -31,10 +31,6 @@ from hpsearch.cli.options import (
 from hpsearch.errors import INTERRUPTED, BadInput
 from hpsearch.training.events import Answer, Outcome
 
-if TYPE_CHECKING:
-    from hpsearch.report.view import Scale
-    from hpsearch.space.space import SearchSpace
-
 
 @app.command()
 def report(
@@ -45,6 +41,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page with the study's figures."""
     from hpsearch.report.page import write_report
+    from hpsearch.report.view import axes
     from hpsearch.space.edges import edges
     from hpsearch.space.load import parse_space
 
@@ -55,17 +52,6 @@ def report(
     optuna_study = load_optuna(storage_url(storage, studies_dir), view.study.name)
     write_report(view, optuna_study, axes(space), out, edges=at_edge)
     print(f"the report of '{view.study.name}' is in {out}", file=sys.stderr)
-
-
-def axes(space: SearchSpace) -> dict[str, Scale]:
-    """How each searched parameter was searched, for the figures' axes."""
-    from hpsearch.report.view import Scale
-    from hpsearch.space.parameters import Choices
-
-    return {
-        parameter.name: Scale(choices=parameter.choices) if isinstance(parameter, Choices) else Scale(log=parameter.log)
-        for parameter in space.searched
-    }
 
 
 def load_optuna(url: str, name: str) -> Any:

@@ -121,6 +121,8 @@ def _function(task: TrialTask, trainer: FunctionTrainer) -> Said:
     journal = Journal(task)
     if journal.warning:
         yield Warned(journal.warning)
+    if journal.over:
+        return journal.result(Outcome.COMPLETE)
     generator = function(dict(task.config), run_of(task, journal.resume))
     if not isinstance(generator, Generator | Iterator):
         raise TypeError(f"{trainer.name} returned {type(generator).__name__}: a training function is a generator and yields")
@@ -150,7 +152,7 @@ class Journal:
         self._task, self._own = task, task.own
         self._interval = task.own.steps // task.own.evaluations
         self._began = time.monotonic()
-        self._values: dict[str, float] = {}
+        self._values: dict[str, float]
         self._heard: set[str] = set()
         self._noted = _read(task.folder / RESUME)
         there = [entry for entry in self._noted if _whereabouts(task.folder, entry).exists()]
@@ -167,10 +169,16 @@ class Journal:
         """Of the stays before, up to that checkpoint."""
         self.step = 0 if newest is None else int(newest["step"])
         """Steps so far."""
-        self._rung = min(self.step // self._interval, task.own.evaluations)
-        self._over = False
+        self._rung = 0 if newest is None else int(newest["rung"])
+        self._values = {} if newest is None else dict(newest["values"])
+        self._beyond = False
         self.diverged = ""
         """Why the run is not worth going on with."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the newest checkpoint is the end of the run, so that nothing is left to do."""
+        return self.step >= self._own.steps and all(name in self._values for name in self._task.objectives)
 
     def hear(self, said: Evaluation | Checkpoint) -> Generator[Event, Answer, Answer]:
         """Tell the coordinator. Returns what the run is to do."""
@@ -204,8 +212,8 @@ class Journal:
 
     def _evaluated(self, said: Evaluation) -> Generator[Event, Answer, Answer]:
         if said.step > self._own.steps:
-            if not self._over:
-                self._over = True
+            if not self._beyond:
+                self._beyond = True
                 yield Warned(f"it goes beyond its budget of {self._own.steps} steps; what it measures there does not count")
             return (yield Progress(said.step, 0.0, 0.0, 0.0))
         metrics = self._metrics(said)
@@ -255,7 +263,8 @@ class Journal:
             raise ValueError(f"the checkpoint of step {step} is not there: {path}")
         shown = str(path.relative_to(self._task.folder)) if path.is_relative_to(self._task.folder) else str(path)
         self._noted = [entry for entry in self._noted if entry["step"] < step]
-        self._noted = [*self._noted, {"step": step, "path": shown, "seconds": self._elapsed()}][-KEPT:]
+        entry = {"step": step, "path": shown, "seconds": self._elapsed(), "rung": self._rung, "values": self._values}
+        self._noted = [*self._noted, entry][-KEPT:]
         _write(self._task.folder / RESUME, self._noted)
         self.resume = Checkpoint(step, str(path))
         return CheckpointSaved(step, str(path), "", _size(path))
@@ -274,9 +283,9 @@ def _number(name: str, value: Any) -> float:
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
-        return [{"step": int(e["step"]), "path": str(e["path"]), "seconds": float(e["seconds"])} for e in noted]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return []
+    return list(noted)
 
 
 def _write(path: Path, noted: list[dict[str, Any]]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.execution import leash
-from hpsearch.execution.own import Checkpoint, Evaluation, Journal, Run, Said, run_of
+from hpsearch.execution.own import Evaluation, Journal, Run, Said, run_of
 from hpsearch.execution.protocol import ProgramTrainer, TrialTask
 from hpsearch.objectives import NEGATED
 from hpsearch.training import heartbeat
@@ -89,6 +89,8 @@ def program(task: TrialTask, trainer: ProgramTrainer) -> Said:
     journal = Journal(task)
     if journal.warning:
         yield Warned(journal.warning)
+    if journal.over:
+        return journal.result(Outcome.COMPLETE)
     run = run_of(task, journal.resume)
     (task.folder / "config.json").write_text(json.dumps(task.config, indent=2) + "\n", encoding="utf-8")
     asked, outcome = Answer.CONTINUE, Outcome.COMPLETE
@@ -98,10 +100,10 @@ def program(task: TrialTask, trainer: ProgramTrainer) -> Said:
             if line is not None or child.told:
                 heartbeat.beat()  # Also while it is given time to end.
             said = None if line is None else _said(line, task.objectives[0])
-            if said is not None and not child.told:
-                asked = yield from journal.hear(said)
-            elif isinstance(said, Evaluation) and said.checkpoint is not None:
-                yield from journal.hear(Checkpoint(said.step, said.checkpoint))
+            if said is not None and not journal.diverged and asked is not Answer.STOP:
+                # What it still says on its way to a pause counts: it may have run ahead, and goes on from its last checkpoint.
+                told = yield from journal.hear(said)
+                asked = told if asked is Answer.CONTINUE or told is Answer.STOP else asked
             if asked is Answer.CONTINUE and not child.told:
                 asked = heartbeat.asked()
             if journal.diverged or asked is not Answer.CONTINUE:
@@ -109,8 +111,10 @@ def program(task: TrialTask, trainer: ProgramTrainer) -> Said:
         code, complaint = child.code, child.complaint
     if journal.diverged:
         outcome = Outcome.DIVERGED
-    elif asked is not Answer.CONTINUE and not (code == 0 and journal.step >= run.steps):
-        outcome = Outcome.PAUSED if asked is Answer.PAUSE else Outcome.STOPPED
+    elif asked is Answer.STOP:
+        outcome = Outcome.STOPPED
+    elif asked is Answer.PAUSE and (code or journal.step < run.steps):
+        outcome = Outcome.PAUSED
     elif code > leash.SIGNALLED:
         # Its slot would have been killed in its place if it trained itself: the trial goes on, unless it always happens.
         os.kill(os.getpid(), signal.SIGKILL)

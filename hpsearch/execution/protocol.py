@@ -7,6 +7,7 @@ TrainResult]`, named as `module:function` by the program (never by a YAML file).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,12 @@ class FunctionTrainer:
 class ProgramTrainer:
     """A program of one's own (see `hpsearch.execution.program`)."""
 
-    words: tuple[str, ...]
-    """Its command line, with placeholders."""
+    line: str
+    """Its command line, with placeholders, as one would type it in a shell."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(shlex.split(self.line))
 
 
 @dataclass(frozen=True, slots=True)

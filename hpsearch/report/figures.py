@@ -15,7 +15,6 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hpsearch.config import HYPERPARAMETERS
 from hpsearch.report import style
 from hpsearch.report.drawing import (
     by_state,
@@ -167,7 +166,7 @@ def importances(view: StudyView, importance: Mapping[str, float]) -> go.Figure:
 
 def slice_panel(view: StudyView, name: str, scale: Scale) -> go.Figure:
     """Value of each trial against one searched parameter; the trials that have it only."""
-    info = HYPERPARAMETERS.get(name)
+    info = view.study.hyperparameter(name)
     figure = new_figure(f"{name}: {info.doc}" if info else name, x=with_unit(name, info.unit if info else ""), y=view.unit)
     figure.update_layout(height=270, showlegend=False, margin={"t": 56})
     having = [trial for trial in view.trials if trial.params.get(name) is not None]

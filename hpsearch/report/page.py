@@ -25,7 +25,6 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from hpsearch.config import HYPERPARAMETERS
 from hpsearch.errors import BadInput
 from hpsearch.report import figures, style
 from hpsearch.report.judged import confirmation, trade_off
@@ -98,7 +97,7 @@ def render_report(
         differing=_compared(view, searched, same=False),
         same=_compared(view, searched, same=True),
         sections=_sections(drawn),
-        slices={name: HYPERPARAMETERS[name].doc if name in HYPERPARAMETERS else "" for name in searched},
+        slices={name: info.doc if (info := view.study.hyperparameter(name)) else "" for name in searched},
         missing={name: figure["layout"]["annotations"][0]["text"] for name, figure in drawn.items() if not figure["data"]},
         rows=[(trial, ", ".join(in_few_words(trial, view.baseline, limit=5))) for trial in view.trials],
         policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -164,7 +163,7 @@ def _compared(view: StudyView, searched: Mapping[str, Scale], *, same: bool) -> 
     for name, value in view.best.config.items():
         differs = view.baseline is not None and usual.get(name) != value
         if (differs or name in searched) is not same:
-            info = HYPERPARAMETERS.get(name)
+            info = view.study.hyperparameter(name)
             rows.append(
                 {"name": name, "best": value, "baseline": usual.get(name), "differs": differs, "doc": info.doc if info else ""}
             )

@@ -73,6 +73,9 @@ class Workload(Protocol):
     def law(self, budget: Callable[[], BudgetRecord]) -> Law | None:
         """What gives the automatic priors."""
 
+    def require_seed(self) -> None:
+        """Raises BadInput where a run cannot be repeated from another seed, as a confirmation does."""
+
 
 @dataclass(frozen=True)
 class LanguageModel:
@@ -122,6 +125,8 @@ class LanguageModel:
 
         return Laws(self.space, budget, text)
 
+    def require_seed(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class OwnTrainer:
@@ -168,7 +173,7 @@ class OwnTrainer:
     def data(self) -> dict[str, Any]:
         """What the study freezes of the trainer, in the place of a text."""
         if isinstance(self.given, ProgramTrainer):
-            return {"command": shlex.join(self.given.words)}
+            return {"command": self.given.line}
         return {"function": self.given.name}
 
     @property
@@ -181,12 +186,14 @@ class OwnTrainer:
         """Whether a paused run can go on from where it was; of a function only it knows."""
         return isinstance(self.given, FunctionTrainer) or "resume" in placeholders(self.given.words)
 
-    @property
-    def seeded(self) -> bool:
-        """Whether a run can be repeated from another seed."""
-        return isinstance(self.given, FunctionTrainer) or "seed" in set(placeholders(self.given.words)) - set(
-            self.space.parameters
-        )
+    def require_seed(self) -> None:
+        if isinstance(self.given, FunctionTrainer):
+            return
+        if "seed" not in placeholders(self.given.words) or "seed" in self.space.parameters:
+            raise BadInput(
+                "--confirm retrains on fresh seeds, and the command is not told one: add {seed} to it (in a space without a "
+                "parameter of that name)"
+            )
 
     def check(self, scheduler: str | None) -> None:
         """Raises BadInput for a command that cannot be run with this space."""
@@ -218,9 +225,9 @@ class OwnTrainer:
 def parse_command(word: str) -> ProgramTrainer:
     """`--command 'python train.py --lr {learning_rate}'`: words as a shell would split them, but no shell. Raises BadInput."""
     try:
-        words = tuple(shlex.split(word))
+        words = shlex.split(word)
     except ValueError as error:
         raise BadInput(f"--command {word}: {error}; quote it as for a shell") from None
     if not words:
         raise BadInput("--command is empty; give a program and its arguments")
-    return ProgramTrainer(words)
+    return ProgramTrainer(word)

@@ -9,6 +9,9 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpsearch.config import HYPERPARAMETERS, Hyperparameter
+from hpsearch.objectives import OBJECTIVES
+
 
 class TrialState(enum.StrEnum):
     RUNNING = "running"
@@ -27,7 +30,7 @@ class BudgetRecord:
     """The compute that every trial of a study gets, frozen when the study is created."""
 
     kind: str
-    """What was asked: device_seconds, flops, tokens, max_iters or num_epochs."""
+    """What was asked: device_seconds, flops, tokens, max_iters or num_epochs; steps of a trainer of one's own."""
     amount: float
     """In the unit of `kind`."""
     evaluations: int
@@ -50,6 +53,7 @@ class StudyRecord:
     space_digest: str
     objectives: tuple[str, ...]
     data: dict[str, Any]
+    """What trials train on (`DataConfig`); of a trainer of one's own its `command` or `function`."""
     data_fingerprint: str
     budget: BudgetRecord
     sampler: str
@@ -73,6 +77,24 @@ class StudyRecord:
     """What pauses and promotes trials."""
     extras: dict[str, Any] = field(default_factory=dict)
     """What was noted about the study since, by topic: `forecast`."""
+
+    @property
+    def own(self) -> bool:
+        """Whether its trainer is not the built-in model. Then only its space knows the names in its configs."""
+        return self.budget.kind == "steps"
+
+    def hyperparameter(self, name: str) -> Hyperparameter | None:
+        """What is known of a name in its configs."""
+        return None if self.own else HYPERPARAMETERS.get(name)
+
+    def unit(self, objective: str) -> str:
+        """Of an objective; empty where it has none."""
+        known = None if self.own else OBJECTIVES.get(objective)
+        return known.unit if known else ""
+
+    def steps(self, trial: TrialRecord) -> int | None:
+        """Of a whole run of a trial; None where it has no config."""
+        return int(self.budget.amount) if self.own else trial.config.get("max_iters")
 
 
 @dataclass(frozen=True, slots=True)
