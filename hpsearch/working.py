@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -66,6 +67,22 @@ def work(
     watch: the view, for a number of slots. confirm: how many of the best to confirm, and on how many seeds. again: what a
     second Ctrl-C does; by default it ends the process. Raises what `check`, `open_study` and `Coordinator.run` raise.
     """
+    with warnings.catch_warnings():
+        # Optuna calls what it has had for years experimental; nothing that a user could do about it.
+        warnings.filterwarnings("ignore", message=".*experimental")
+        return _work(request, where, watch, say, limits, step_limit_s, confirm, again)
+
+
+def _work(
+    request: Request,
+    where: Placement,
+    watch: Callable[[int], AbstractContextManager[Watcher]],
+    say: Say,
+    limits: Limits | None,
+    step_limit_s: float,
+    confirm: tuple[int, int] | None,
+    again: Again | None,
+) -> Worked:
     checked = check(request)
     if confirm is not None:
         checked.workload.require_seed()

@@ -41,7 +41,7 @@ def read_parameter(names: Names, written: str, key: Place, node: Node) -> Parame
     try:
         info = names.infos[names.canonical(written)]
     except ConfigError as error:
-        near = "" if "did you mean" in str(error) else "; `hpsearch params` lists them"
+        near = "" if "did you mean" in str(error) else "; `hpsearch params` lists them (`trainer: own` lets a space name any)"
         raise key.error(f"{error}{near}") from None
     match node:
         case Scalar():
