@@ -115,7 +115,7 @@ def tune(
     Raises BadInput before anything is created; NoTrialSucceeded at the end when no trial did; KeyboardInterrupt after Ctrl-C,
     once all trials are paused: the same call goes on with them.
     """
-    trainer = _function(train) if callable(train) else _program(train)
+    trainer = _program(train) if isinstance(train, str | Sequence) else _function(train)
     name = getattr(train, "__name__", "program").strip("<>")
     return _work(_own_space(space, name, objective, direction, steps, evaluations), trainer, options)
 

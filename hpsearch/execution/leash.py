@@ -54,8 +54,9 @@ def main(control: int, words: list[str]) -> int:
             _signal(program.pid, signal.SIGTERM if asked == b"T" else signal.SIGKILL)
             if not asked:
                 break
-    _kill_all(program.pid)
-    code = program.wait()
+    _signal(program.pid, signal.SIGKILL)
+    code = program.wait()  # Only now has what it left behind become a child of this process.
+    _kill_children()
     return SIGNALLED - code if code < 0 else code
 
 
@@ -64,11 +65,10 @@ def _signal(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def _kill_all(group: int) -> None:
-    """Kill the group, then, as the processes of others become children of this one, all of those."""
-    _signal(group, signal.SIGKILL)
+def _kill_children() -> None:
+    """Kill all children, and those that become some when their parents die."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
-    while children.exists() and (left := [int(word) for word in children.read_text().split() if int(word) != group]):
+    while children.exists() and (left := [int(word) for word in children.read_text().split()]):
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

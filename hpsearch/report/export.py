@@ -148,9 +148,8 @@ def read_config(path: Path | None, changes: Mapping[str, Any] | None = None) -> 
     changed = _changed(hyperparameters, sections, changes or {})
     data = sections.get("data")
     if isinstance(data, dict) and ("command" in data or "function" in data):
-        raise _error(
-            source, places, ("data",), f"this is a config of a trainer of your own ({data}), not of the built-in model"
-        )
+        what = data.get("command") or data.get("function")
+        raise _error(source, places, ("data",), f"this is no config of the built-in model but of a trainer of your own: {what}")
     if sections.get("hpsearch", FORMAT) != FORMAT:
         message = (
             f"written in form {sections['hpsearch']}, and this hpsearch reads form {FORMAT}: use the version that wrote it"

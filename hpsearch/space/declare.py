@@ -249,9 +249,9 @@ def _confidence(info: Hyperparameter, node: Mapping) -> Confidence | None:
 
 
 def _is_auto(info: Hyperparameter, node: Node) -> bool:
-    if plain(node) != AUTO or info.kind == "str":
+    if plain(node) != AUTO or info.section == OWN:
         return False
-    if info.name not in NEEDS or info.section == OWN:
+    if info.name not in NEEDS:
         raise node.place.error(
             f"{info.name}: prior auto exists for {', '.join(NEEDS)}, for which scaling laws are known; give a value"
         )
