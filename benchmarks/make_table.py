@@ -26,8 +26,8 @@ from hpsearch.cli.options import cache_dir
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import open_corpus
 from hpsearch.errors import BadInput
+from hpsearch.search.proposals import candidate
 from hpsearch.search.samplers import make_sampler, suggest
-from hpsearch.search.study import candidate
 from hpsearch.space.load import load_space
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import BudgetRecord

@@ -34,6 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.search.auto import near
 from hpsearch.search.pruning import make_pruner
 from hpsearch.search.samplers import PROPOSED_BY, FeasibleSampler, enqueue_baseline, make_sampler, suggest
+from hpsearch.space.auto import Law
 from hpsearch.space.baseline import prior_value
 from hpsearch.space.load import parse_space
 from hpsearch.space.parameters import Range, Searched
@@ -136,8 +137,8 @@ def place_of(parameter: Range, value: float) -> float:
 class Near(samplers.BaseSampler):
     """Draws around the prior and nothing else: the search that every other one has to beat."""
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        self._space, self._random = space, Random(seed)
+    def __init__(self, space: SearchSpace, seed: int, law: Law | None = None) -> None:
+        self._space, self._random, self._law = space, Random(seed), law
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._space.distributions()
@@ -148,7 +149,7 @@ class Near(samplers.BaseSampler):
     def _draw(self, parameter: Searched, settings: dict[str, Any]) -> Any:
         if parameter.confidence is None:
             return parameter.draw(self._random)
-        return near(parameter, prior_value(parameter, settings), self._random)
+        return near(parameter, prior_value(parameter, settings, self._law), self._random)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

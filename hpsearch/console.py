@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderResult
+from rich.control import Control
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import ControlCode, ControlType, Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +24,12 @@ from hpsearch.training.events import EvalPoint, Progress
 
 WIDE = 90
 """Columns of a terminal from which all columns of the table are shown."""
+NARROW = 60
+"""Columns below which the steps are left out, and the sparklines are shorter."""
 CURVE = 10
 """Characters of a sparkline."""
+LEAST = 3
+"""Running trials that are shown however low the terminal is."""
 
 
 @dataclass
@@ -139,6 +145,26 @@ class _Row:
         return self.iteration / max(1, self.steps or 1)
 
 
+class _Live(Live):
+    """Erases the whole of its last frame, also where the terminal has become narrower and wrapped its lines meanwhile."""
+
+    _lengths: Sequence[int] = ()
+    _width = 0
+
+    def drawn(self, lengths: Sequence[int], width: int) -> None:
+        """Columns of each line of the frame that is being drawn, and of the terminal."""
+        self._lengths, self._width = lengths, width
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        width = self.console.width
+        if self.console.is_terminal and 0 < width < self._width:
+            wrapped = sum(max(0, math.ceil(length / width) - 1) for length in self._lengths)
+            up: list[ControlCode] = [(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)]
+            renderables = [Control(*up * wrapped), *renderables]
+            self._width = width
+        return super().process_renderables(renderables)
+
+
 class LiveView:
     """The running trials with their bars, the best so far, the counts and the time that is left."""
 
@@ -152,7 +178,7 @@ class LiveView:
         self._best: TrialRecord | None = None
         self._baseline: TrialRecord | None = None
         self._levels = levels_for(self._console.encoding)
-        self._live = Live(console=self._console, get_renderable=lambda: self, refresh_per_second=4, transient=True)
+        self._live = _Live(console=self._console, get_renderable=lambda: self, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveView:
         self._live.start()
@@ -184,12 +210,13 @@ class LiveView:
 
     def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
         self._tally.end(trial)
-        self._rows.pop(trial.number, None)
+        row = self._rows.pop(trial.number, None)
         self._best = best
         if trial.number == 0 and trial.state is TrialState.COMPLETE:
             self._baseline = trial
         assert self._tally.study is not None
-        self.note(ending(trial, self._tally.study.objectives[0]))
+        curve = sparkline(row.curve, CURVE, self._levels) if row else ""
+        self.note(f"{curve} {ending(trial, self._tally.study.objectives[0])}".lstrip())
 
     def note(self, text: str) -> None:
         self._recent = [*self._recent, text][-self.RECENT :]
@@ -205,33 +232,48 @@ class LiveView:
             head.append(f" {dot} {counts[state]} {state}", style if counts[state] else "dim")
         left = self._tally.remaining_s(sum(row.done for row in tuple(self._rows.values())))
         head.append(f" {dot} {f'about {duration(left)} left' if left is not None else 'time left: measuring'}", "cyan")
-        yield head
-        yield self._running(study, options.max_width)
-        yield from self._best_lines(study)
-        yield from (Text(line, "dim") for line in self._recent)
+        best = self._best_lines(study)
+        recent = [Text(line, "dim") for line in self._recent]
 
-    def _running(self, study: StudyRecord, width: int) -> Table:
+        def lines(*parts: Text) -> int:
+            return sum(len(console.render_lines(part, options)) for part in parts)
+
+        running = sorted(self._rows.items())
+        free = console.height - 2 - lines(head, *best)
+        room = max(LEAST, free - 1 - lines(*recent[-1:]))
+        free -= min(len(running), room + 1)
+        while recent and lines(*recent) > free:
+            recent.pop(0)
+        more = [Text(f"and {len(running) - room} more running", "dim")] if len(running) > room else []
+        parts: list[Text | Table] = [head, self._running(study, options.max_width, running[:room]), *more, *best, *recent]
+        drawn = [line for part in parts for line in console.render_lines(part, options, pad=False)]
+        self._live.drawn([Segment.get_line_length(line) for line in drawn], options.max_width)
+        yield from parts
+
+    def _running(self, study: StudyRecord, width: int, rows: Sequence[tuple[int, _Row]]) -> Table:
         """The running trials; a narrow terminal gets fewer columns, not cut ones."""
-        wide, unit = width >= WIDE, study.unit(study.objectives[0])
+        wide, narrow, unit = width >= WIDE, width < NARROW, study.unit(study.objectives[0])
         compute = wide and not study.own
+        curve = CURVE // 2 if narrow else CURVE
         table = Table(box=None, pad_edge=False, expand=True)
         table.add_column("trial", justify="right", no_wrap=True)
-        table.add_column("", ratio=1, min_width=8)
-        table.add_column("step", justify="right", no_wrap=True)
+        table.add_column("", ratio=1, min_width=4 if narrow else 8)
+        if not narrow:
+            table.add_column("step", justify="right", no_wrap=True)
         if compute:
             table.add_column("train loss", justify="right", no_wrap=True)
         table.add_column(f"{study.objectives[0]}{f' ({unit})' if unit and wide else ''}", justify="right")
-        table.add_column("curve", no_wrap=True, min_width=CURVE)
+        table.add_column("curve", no_wrap=True, min_width=curve)
         if compute:
             table.add_column("tokens/s", justify="right", no_wrap=True)
         none = "–" if self._levels == BLOCKS else "-"
-        for number, row in sorted(self._rows.items()):
+        for number, row in rows:
             cells: list[RenderableType] = [
                 str(number),
                 ProgressBar(total=1.0, completed=min(1.0, row.done)),
-                f"{row.iteration}/{row.steps or '?'}",
+                *([] if narrow else [f"{row.iteration}/{row.steps or '?'}"]),
                 none if row.value is None else f"{row.value:.4f}",
-                sparkline(row.curve, CURVE, self._levels),
+                sparkline(row.curve, curve, self._levels),
             ]
             if compute:
                 cells.insert(3, none if row.train_loss is None else f"{row.train_loss:.3f}")

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
     from hpsearch.storage.records import Owner
 
+SHORT_S = 60.0
+"""A study that is over sooner is forecast from its baseline alone: more would take as long as the study."""
+
 Say = Callable[[str], None]
 Again = Callable[[int], None]
 """What a second signal does."""
@@ -165,7 +168,8 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
     say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
     if not isinstance(checked, CheckedModel):
         return  # Only its own runs tell what a trainer of one's own costs.
-    from hpsearch.search.forecast import draw_configs, forecast, note
+    from hpsearch.search.earlier import kept
+    from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
 
     bench = Bench.of(study)
@@ -175,13 +179,18 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
         speed = measure_speed(bench, executor, checked.baseline, seconds)
         study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
         say(f"speed: {amount(speed, 'FLOP/s')} a slot")
+    for earlier in kept(study.record):
+        for told in earlier.sentences(study.record):
+            say(told)
     left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
     if left <= 0:
         return
     noted = record.extras.get("forecast", {})
     if (noted.get("trials"), noted.get("slots")) != (study.total, slots):
         configs = draw_configs(study.space, lambda proposal: checked.workload.candidate(proposal, study.record.budget))
-        found = forecast(bench, executor, configs, study.total, checked.corpus)
+        rate = study.record.budget.flops_per_s
+        short = rate is not None and study.total * trial_flops(configs[0]) / rate / slots < SHORT_S
+        found = forecast(bench, executor, configs, study.total, checked.corpus, shapes=1 if short else 3)
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
     say(cost(noted, left))

@@ -77,13 +77,15 @@ def status(
 ) -> None:
     """How a study stands: counts, the best so far and its config."""
     from hpsearch.report.view import StudyView, described, duration, status_dict
+    from hpsearch.search.earlier import kept
 
     store, record = open_for_reading(storage, studies_dir, study)
     view = StudyView.load(store, record, curves=False)
     owner = store.owner(record.id)
     if as_json:
         running_in = {"host": owner.host, "pid": owner.pid} if owner else None
-        print_json(status_dict(view) | {"owner": running_in, "edges": at_edge(view)})
+        begun_from = [each.summary() for each in kept(record)]
+        print_json(status_dict(view) | {"owner": running_in, "edges": at_edge(view), "earlier": begun_from})
         return
     counts = ", ".join(f"{count} {state}" for state, count in view.counts.items() if count)
     ended = sum(trial.state.ended for trial in view.trials)
@@ -98,6 +100,9 @@ def status(
         print(f"         {described(view.best.params)}")
         for told in at_edge(view):
             print(f"         {told}")
+    for earlier in kept(record):
+        first, *rest = earlier.sentences(record)
+        print(f"earlier  {first}", *(f"         {told}" for told in rest), sep="\n")
     if view.baseline is not None and view.baseline.value is not None:
         print(f"baseline trial 0: {record.objectives[0]} {view.baseline.value:.4f}")
     if len(record.objectives) > 1 and view.front:

@@ -22,7 +22,10 @@ def delete(
     studies_dir: StudiesDirOption = STUDIES_DIR,
 ) -> None:
     """Delete a study with all its files, after a question."""
+    from optuna import load_study
+
     from hpsearch.search.study import LEASE_S
+    from hpsearch.service.notes import forget_files
     from hpsearch.storage.engine import optuna_storage
     from hpsearch.storage.leases import this_process
 
@@ -38,6 +41,7 @@ def delete(
     store.acquire(record.id, this_process(), LEASE_S)  # Refused while a coordinator works on it.
     theirs = optuna_storage(storage_url(storage, studies_dir))
     with contextlib.suppress(KeyError):  # Optuna's dashboard may have deleted its part already.
+        forget_files(load_study(study_name=study, storage=theirs), studies_dir)
         theirs.delete_study(theirs.get_study_id_from_name(study))
     store.delete_study(record.id)
     shutil.rmtree(folder, ignore_errors=True)

@@ -32,6 +32,8 @@ from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForN
 
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
+    from hpsearch.report.view import StudyView
+    from hpsearch.search.study import Study
     from hpsearch.space.space import SearchSpace
     from hpsearch.working import Worked
 
@@ -108,9 +110,21 @@ def run(
     patience: Annotated[
         int | None, typer.Option("--patience", metavar="N", help="End after N trials in a row without a better one.")
     ] = None,
+    min_gain: Annotated[
+        str | None,
+        typer.Option(
+            "--min-gain", metavar="SHARE", help="End when no improvement above this is expected: 0.5% of the best, or 0.002."
+        ),
+    ] = None,
     step_limit: Annotated[
         float, typer.Option("--step-limit", metavar="SECONDS", help="A slot that takes no step for so long is replaced.")
     ] = 600.0,
+    earlier: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from", metavar="STUDY", help="An earlier study that informs the sampler: NAME, or URL#NAME; may be repeated."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the sampler; 0 by default.", show_default=False)] = None,
     settings: SetOption = None,
     confirm: Annotated[
@@ -122,6 +136,8 @@ def run(
 ) -> int:
     """Search: create or resume a study and work on it until it has N trials."""
     from hpsearch.cli.confirm import require_counts
+    from hpsearch.search.earlier import parse_source
+    from hpsearch.search.gain import parse_min_gain
     from hpsearch.search.limits import Limits
     from hpsearch.search.study import Request
     from hpsearch.search.workload import parse_command
@@ -148,17 +164,21 @@ def run(
         flops=budget_flops or math.inf,
         slot_hours=budget_hours or math.inf,
         patience=patience or math.inf,
+        min_gain=parse_min_gain(min_gain) if min_gain is not None else None,
     )
     trainer = None if command is None else parse_command(command)
     chosen = load(space, settings, budget, data, own=trainer is not None)
+    if limits.min_gain and len(chosen.objectives) > 1:
+        raise BadInput("--min-gain: with several objectives there is no one improvement; use --patience")
     where = placement(
         executor, slots, device, address=ray_address, gpus_per_slot=gpus_per_slot, shared=shared, studies_dir=studies_dir
     )
+    own_url = storage_url(storage, studies_dir)
     request = Request(
         space=chosen,
         name=chosen.name if study is None else study,
         trials=trials,
-        storage_url=storage_url(storage, studies_dir),
+        storage_url=own_url,
         studies_dir=studies_dir,
         cache_dir=cache_dir(),
         devices=where.devices,
@@ -168,6 +188,7 @@ def run(
         scheduler=scheduler,
         seed=seed,
         trainer=trainer,
+        earlier=tuple(parse_source(word, own_url) for word in earlier or ()),
     )
     require_folder("--studies-dir", studies_dir)
     worked = work(
@@ -235,29 +256,24 @@ def exit_code(number: int) -> int:
 
 def finish(worked: Worked, *, as_json: bool) -> int:
     """Write what a finished study leaves behind, say how it stands, and choose the exit code."""
-    from hpsearch.cli.confirm import print_verdict
-    from hpsearch.report.view import described, status_dict
+    from hpsearch.cli.summary import print_summary, warnings_of
+    from hpsearch.report.view import status_dict
     from hpsearch.working import write_results
 
     study, ended, caught = worked.study, worked.ended, worked.signals
     seen, at_edge = write_results(study, ended=bool(ended))
     record = seen.study
+    if ended:
+        show_on_dashboard(study, seen, at_edge)
+    warnings = warnings_of(seen, at_edge)
     if as_json:
-        print_json(status_dict(seen))
-    elif seen.best is not None and seen.best.value is not None:
-        name = record.objectives[0]
-        baseline = seen.baseline
-        against = f" (trial 0, the baseline: {baseline.value:.4f})" if baseline and baseline.value is not None else ""
-        print(f"best: trial {seen.best.number}, {name} {seen.best.value:.4f}{against}")
-        print(f"  {described(seen.best.params)}")
-        for told in at_edge:
-            print(f"  {told}")
-        print_verdict(seen)
-        print(f"next: hpsearch report --study {record.name} --out report.html")
-        if record.own:
-            print(f"      hpsearch export --study {record.name} --format {'cli' if 'command' in record.data else 'yaml'}")
-        else:
-            print(f"      hpsearch train --config {study.folder / 'best.yaml'} --out model")
+        print_json(status_dict(seen) | {"warnings": warnings})
+    elif seen.best is not None:
+        from hpsearch.report.importance import importance_of
+
+        searched = [parameter.name for parameter in study.space.searched]
+        importance = importance_of(study.optuna, searched) if ended else {}
+        print_summary(seen, searched, importance, warnings, study.folder)
     if worked.stopped_for_now:
         raise StoppedForNow(f"study '{record.name}' stopped: {worked.stopped_for_now}; run the same command again")
     if caught and not ended:
@@ -270,6 +286,17 @@ def finish(worked: Worked, *, as_json: bool) -> int:
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{record.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
     return 0
+
+
+def show_on_dashboard(study: Study, view: StudyView, at_edge: list[str]) -> None:
+    """Leave notes and figures for optuna-dashboard; the study is finished whether or not that is possible."""
+    from hpsearch.report.view import axes
+    from hpsearch.service.notes import show_study
+
+    try:
+        show_study(view, study.optuna, axes(study.space), study.folder.parent, edges=at_edge)
+    except Exception as error:
+        say(f"no notes for optuna-dashboard: {error}; `hpsearch dashboard` tries again")
 
 
 def say(text: str) -> None:

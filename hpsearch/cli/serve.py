@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +26,15 @@ from hpsearch.cli.options import (
 )
 from hpsearch.errors import BadInput
 
+if TYPE_CHECKING:
+    from hpsearch.storage.records import StudyRecord
+    from hpsearch.storage.store import Store
+
+WATCH_S = 10.0
+"""Seconds between two looks at a running study."""
+SHARE = 0.05
+"""Most of the time that the looks may take."""
+
 
 @app.command()
 def dashboard(
@@ -38,11 +49,15 @@ def dashboard(
         list[str] | None,
         typer.Option("--allow-host", metavar="NAME", help="A name by which it is reached beyond loopback; may be repeated."),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Bring notes and figures up to date while a study runs, not only at the start.")
+    ] = False,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
 ) -> None:
     """Browse the study in optuna-dashboard until Ctrl-C."""
     from hpsearch.service.dashboard import open_server
+    from hpsearch.service.notes import artifact_files
 
     warnings.simplefilter("ignore")  # Of Optuna's importances, at each poll; the page says the same.
     page = ""
@@ -51,14 +66,62 @@ def dashboard(
         page = record.name
     try:
         server, address = open_server(
-            storage_url(storage, studies_dir), host, port, page, token=read_token(token_file), hosts=allow_host or ()
+            storage_url(storage, studies_dir),
+            host,
+            port,
+            page,
+            token=read_token(token_file),
+            hosts=allow_host or (),
+            files=artifact_files(studies_dir) if studies_dir.is_dir() else None,
         )
     except OSError as error:
         raise BadInput(f"--port {port}: cannot be opened on {host} ({error.strerror}); --port 0 takes a free one") from None
     print(f"optuna-dashboard: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Beside the server, which answers meanwhile.
+    showing = threading.Thread(
+        target=show, args=(storage, studies_dir, page, threading.Event() if watch else None), daemon=True
+    )
+    showing.start()
     with server:
         server.serve_forever()
+
+
+def show(storage: str | None, studies_dir: Path, name: str, until: threading.Event | None) -> None:
+    """Write what the dashboard shows of ours, of all studies or of `name`: once, or again and again `until` something."""
+    complained = False
+    done: set[tuple[int, str]] = set()
+    while True:
+        began = time.monotonic()
+        try:
+            with open_store(storage, studies_dir) as store:
+                for record in store.studies():
+                    state = (record.id, record.finished_reason)
+                    if (name and record.name != name) or state in done:
+                        continue
+                    show_one(store, record, storage_url(storage, studies_dir), studies_dir)
+                    if store.owner(record.id) is None:
+                        done.add(state)
+            complained = False
+        except Exception as error:
+            if not complained:  # The dashboard goes on without; it tries again.
+                print(f"hpsearch: notes and figures are not up to date: {error}", file=sys.stderr, flush=True)
+            complained = True
+        spent = time.monotonic() - began
+        if until is None or until.wait(max(WATCH_S, spent / SHARE)):
+            return
+
+
+def show_one(store: Store, record: StudyRecord, url: str, studies_dir: Path) -> None:
+    from hpsearch.cli.look import at_edge
+    from hpsearch.cli.take import load_optuna
+    from hpsearch.report.view import StudyView, axes
+    from hpsearch.service.notes import show_study
+    from hpsearch.space.load import parse_space
+
+    view = StudyView.load(store, record)
+    space = parse_space(record.space_text, f"study {record.name}")
+    show_study(view, load_optuna(url, record.name), axes(space), studies_dir, edges=at_edge(view))
 
 
 def read_token(path: Path | None) -> str:

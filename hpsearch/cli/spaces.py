@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpsearch.cli import app
 from hpsearch.cli.look import print_table
 from hpsearch.cli.options import JsonOption, print_json
+
+if TYPE_CHECKING:
+    pass
 
 space_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(space_app, name="space")
@@ -27,10 +30,10 @@ def check_space(
     as_json: JsonOption = False,
 ) -> None:
     """Validate a search space and print what would be searched."""
-    from hpsearch.report.view import short
+    from hpsearch.report.view import short, told_range, word
     from hpsearch.space.find import find_space
     from hpsearch.space.load import load_space
-    from hpsearch.space.parameters import Choices, Derived, Fixed
+    from hpsearch.space.parameters import Derived, Fixed
 
     path, _ = find_space(file)
     space = load_space(path)
@@ -57,11 +60,7 @@ def check_space(
     print(f"budget: {space.budget.kind} {short(space.budget.amount)} a trial, {space.budget.evaluations} evaluations\n")
     rows = []
     for parameter in space.searched:
-        if isinstance(parameter, Choices):
-            what = f"one of {', '.join(map(word, parameter.choices))}"
-        else:
-            step = f" in steps of {short(parameter.step)}" if parameter.step else ""
-            what = f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
+        what = told_range(parameter)
         baseline = word(prior[parameter.name]) if parameter.name in prior else "-"
         if parameter.automatic:
             baseline = "by scaling law"
@@ -77,14 +76,8 @@ def check_space(
         print(f"rule: {rule.expression.text}")
 
 
-def word(value: Any) -> str:
-    """A value as a space file writes it."""
-    from hpsearch.report.view import short
-
-    return "null" if value is None else short(value)
-
-
 def described_parameter(parameter: Any) -> str:
+    from hpsearch.report.view import word
     from hpsearch.space.parameters import Derived
 
     return f"= {parameter.expression.text}" if isinstance(parameter, Derived) else word(parameter.value)

@@ -7,9 +7,10 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -28,30 +29,75 @@ from hpsearch.cli.options import (
     require_writable,
     storage_url,
 )
-from hpsearch.errors import INTERRUPTED, BadInput
+from hpsearch.errors import INTERRUPTED, BadInput, did_you_mean
 from hpsearch.training.events import Answer, Outcome
+
+if TYPE_CHECKING:
+    from hpsearch.report.view import Scale, StudyView
 
 
 @app.command()
 def report(
     study: StudyOption = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page.")] = Path("report.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="PATH", help="The page (report.html), or the folder of figures (figures).", show_default=False
+        ),
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="html|png|svg|pdf|json", help="One page, or each figure as a file of its own.")
+    ] = "html",
+    figure: Annotated[
+        list[str] | None,
+        typer.Option("--figure", metavar="NAME", help="Only this figure; may be repeated.", show_default=False),
+    ] = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
 ) -> None:
-    """Write one self-contained HTML page with the study's figures."""
+    """Write one self-contained HTML page with the study's figures, or the figures as files."""
     from hpsearch.report.page import write_report
+    from hpsearch.report.paint import FORMATS, require_painter
     from hpsearch.report.view import axes
     from hpsearch.space.edges import edges
     from hpsearch.space.load import parse_space
 
-    require_writable(out)
+    if format != "html":
+        if format not in FORMATS:
+            raise BadInput(f"--format {format}: use html, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+        require_painter(format)
+    elif figure:
+        raise BadInput(f"--figure {figure[0]}: the page has all figures; choose a format with --format png, svg, pdf or json")
+    where = out or Path("report.html" if format == "html" else "figures")
+    if format == "html":
+        require_writable(where)
+    else:
+        require_folder("--out", where)
     view = load_view(storage, studies_dir, study)
     space = parse_space(view.study.space_text, f"study {view.study.name}")
-    at_edge = edges(space, view.best.params) if view.best else []
     optuna_study = load_optuna(storage_url(storage, studies_dir), view.study.name)
-    write_report(view, optuna_study, axes(space), out, edges=at_edge)
-    print(f"the report of '{view.study.name}' is in {out}", file=sys.stderr)
+    if format != "html":
+        written = write_figures_of(view, optuna_study, axes(space), where, format, figure or ())
+        say(f"{len(written)} figure{'s' if len(written) != 1 else ''} of '{view.study.name}' in {where}")
+        return
+    at_edge = edges(space, view.best.params) if view.best else []
+    write_report(view, optuna_study, axes(space), where, edges=at_edge)
+    say(f"the report of '{view.study.name}' is in {where}")
+
+
+def write_figures_of(
+    view: StudyView, study: Any, searched: dict[str, Scale], folder: Path, format: str, names: Sequence[str]
+) -> list[Path]:
+    """The figures called `names`, by default all of them, as files. Raises BadInput with the nearest name."""
+    from hpsearch.report.gallery import gallery
+    from hpsearch.report.paint import write_figures
+
+    drawn = gallery(view, study, searched)
+    for name in names:
+        if name not in drawn:
+            near = did_you_mean(name, drawn) or f"; there are {', '.join(drawn)}"
+            raise BadInput(f"--figure {name}: study '{view.study.name}' has no such figure{near}")
+    return write_figures({name: drawn[name] for name in names or drawn}, folder, format)
 
 
 def load_optuna(url: str, name: str) -> Any:

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from hpsearch.errors import BadInput
-from hpsearch.report import figures, style
-from hpsearch.report.judged import confirmation, trade_off
+from hpsearch.report import style
+from hpsearch.report.failures import failures
+from hpsearch.report.gallery import NAMES, SLICE, gallery
 from hpsearch.report.verdict import row_of
 from hpsearch.report.view import Scale, StudyView, amount, duration, in_few_words, short
 from hpsearch.storage.records import TrialRecord, TrialState
@@ -82,7 +83,7 @@ def render_report(
     script, css = _asset("page.js"), _asset("page.css")
     hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (library, script))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(short=short, amount=amount, when=_when, duration=duration)
+    environment.filters.update(coded=_coded, counted=counted, short=short, amount=amount, when=_when, duration=duration)
     return environment.from_string(_asset("page.html")).render(
         view=view,
         record=view.study,
@@ -97,7 +98,11 @@ def render_report(
         differing=_compared(view, searched, same=False),
         same=_compared(view, searched, same=True),
         sections=_sections(drawn),
-        slices={name: info.doc if (info := view.study.hyperparameter(name)) else "" for name in searched},
+        searched={name: (scale, _doc(view, name)) for name, scale in searched.items()},
+        slices={name.removeprefix(SLICE): _doc(view, name.removeprefix(SLICE)) for name in drawn if name.startswith(SLICE)},
+        failures=failures(view),
+        samples=_samples(view),
+        command=command(view),
         missing={name: figure["layout"]["annotations"][0]["text"] for name, figure in drawn.items() if not figure["data"]},
         rows=[(trial, ", ".join(in_few_words(trial, view.baseline, limit=5))) for trial in view.trials],
         policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -115,43 +120,41 @@ def render_report(
 def _figures(
     view: StudyView, study: optuna.Study | None, searched: Mapping[str, Scale], chosen: TrialRecord | None
 ) -> dict[str, dict[str, Any]]:
-    importance = figures.importance_of(study, searched) if study is not None else {}
-    drawn: dict[str, go.Figure] = {
-        "history": figures.history(view),
-        "confirmation": confirmation(view),
-        "curves": figures.learning_curves(view),
-        "curves-flops": figures.learning_curves(view, "flops"),
-        "trade-off": trade_off(view, chosen),
-        "importances": figures.importances(view, importance),
-        "parallel": figures.parallel_coordinates(view, searched, importance),
-    }
-    drawn |= {f"slice-{name}": figures.slice_panel(view, name, scale) for name, scale in searched.items()}
     plain: dict[str, dict[str, Any]] = {}
-    for name, figure in drawn.items():
+    for name, figure in gallery(view, study, searched, chosen).items():
         plain[name] = json.loads(figure.to_json())
         # The page puts the title above the figure, where it wraps, and the template of the reader's colour scheme below it.
         plain[name]["title"] = plain[name]["layout"].pop("title")["text"]
         plain[name]["layout"].pop("template")
-        legend = name != "importances" and any(trace.get("showlegend", True) for trace in plain[name]["data"])
+        legend = name not in ("importances", "rate-size") and any(
+            trace.get("showlegend", True) for trace in plain[name]["data"]
+        )
         plain[name]["layout"].setdefault("margin", {})["t"] = 48 if legend else 24
     return plain
 
 
 def _sections(drawn: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     notes = {
-        "history": "Lower is better. The line is the lowest value so far; a triangle on the upper edge is a trial above the "
-        "axis or without a value.",
+        "history": "Each trial by its number; lower is better. The line is the lowest value so far; a triangle on the upper "
+        "edge is a trial above the axis or without a value.",
+        "quality": "The lowest value found by the time that all trials together had taken so much compute: whether more of it "
+        "would still have paid.",
         "confirmation": "A search picks the lowest of noisy values. The same configurations trained again from seeds that no "
         "trial had, on the same text in the same order for each seed, say what is left of the difference.",
-        "curves": "Held-out loss at each evaluation; every trial may spend the same budget. Point at the end of a curve to "
+        "curves": "Held-out loss at each evaluation; every trial may spend the same budget. A cross is where a trial was "
+        "pruned, an open square where it was set aside, a triangle where it was taken back. Point at the end of a curve to "
         "read its configuration.",
         "trade-off": "On the front no other trial is as good in both. `hpsearch export --prefer` takes another one than the "
         "best: the smallest or the fastest within a stated distance of it.",
         "importances": "How much each parameter decides whether a trial is among the best tenth (at least five) of the "
-        "complete ones (PED-ANOVA). It says what mattered within the ranges searched, not which value is right.",
+        "complete ones (PED-ANOVA). The whisker is where the share lies in eight of ten resamplings of the trials. It says "
+        "what mattered within the ranges searched, not which value is right.",
+        "rate-size": "The value of complete trials, averaged over neighbours; dots are the trials, and where none is near "
+        "nothing is drawn.",
         "parallel": "One line for each complete trial, the most important parameters first; the last axis is its value.",
+        "timeline": "A bar is the stay of one trial in one slot, coloured by how the trial ended.",
     }
-    return [{"id": name, "title": Markup(drawn[name]["title"]), "note": note} for name, note in notes.items()]
+    return [{"id": name, "title": Markup(drawn[name]["title"]), "note": notes[name]} for name in NAMES if name in notes]
 
 
 def _compared(view: StudyView, searched: Mapping[str, Scale], *, same: bool) -> list[dict[str, Any]]:
@@ -163,17 +166,67 @@ def _compared(view: StudyView, searched: Mapping[str, Scale], *, same: bool) -> 
     for name, value in view.best.config.items():
         differs = view.baseline is not None and usual.get(name) != value
         if (differs or name in searched) is not same:
-            info = view.study.hyperparameter(name)
-            rows.append(
-                {"name": name, "best": value, "baseline": usual.get(name), "differs": differs, "doc": info.doc if info else ""}
-            )
+            doc = _doc(view, name)
+            rows.append({"name": name, "best": value, "baseline": usual.get(name), "differs": differs, "doc": doc})
     return rows
+
+
+def _doc(view: StudyView, name: str) -> str:
+    info = view.study.hyperparameter(name)
+    return info.doc if info else ""
+
+
+def _samples(view: StudyView) -> list[tuple[str, str]]:
+    """Text of the best, the next best, the middle and the baseline, each with what it is."""
+    ranked = [trial for trial in view.ranked if trial.sample]
+    wanted = [("the best", view.best), *[("the next best", each) for each in ranked[1:2]]]
+    wanted += [("in the middle", each) for each in ranked[len(ranked) // 2 :][:1] if len(ranked) > 4]
+    wanted.append(("the baseline", view.baseline))
+    kept: dict[int, tuple[str, str]] = {}
+    for what, trial in wanted:
+        if trial is not None and trial.sample:
+            kept.setdefault(
+                trial.number, (f"Trial {trial.number}, {what}, {view.objective} {short(trial.value)}", trial.sample)
+            )
+    return list(kept.values())
+
+
+def command(view: StudyView) -> str:
+    """What runs the study again in an empty storage, from the space that its folder keeps."""
+    study = view.study
+    options = {
+        "space": f"{study.folder}/space.yaml",
+        "study": study.name,
+        "trials": study.trials_target,
+        "sampler": study.sampler,
+        "pruner": study.pruner,
+        "scheduler": study.scheduler,
+        "seed": study.seed,
+        "device": study.device,
+    }
+    if "function" in study.data:
+        return (
+            f"hpsearch.tune({study.data['function']}, {options['space']!r}, study={study.name!r}, trials={study.trials_target})"
+        )
+    options |= study.data if study.own else {}
+    return " ".join(["hpsearch run", *(f"--{name} {shlex.quote(str(value))}" for name, value in options.items())])
 
 
 def _ended(view: StudyView) -> str:
     if view.study.finished_reason:
         return f"It ended: {view.study.finished_reason}."
     return f"It has not ended: {len(view.trials)} of {view.study.trials_target} trials so far; `hpsearch run` goes on with it."
+
+
+def _coded(text: str) -> Markup:
+    """What stands between backticks as code."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
+
+
+def counted(value: float) -> str:
+    """An amount for the eye: 60,000 in full, what is longer as a power of ten."""
+    return f"{value:,.0f}" if 1000 <= value < 1e7 else short(value)
 
 
 def _when(seconds: float | None) -> str:

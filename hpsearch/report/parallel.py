@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,13 @@ AXES = 7
 """Parameters shown; more than these cannot be told apart."""
 
 
-def parallel_coordinates(view: StudyView, searched: Mapping[str, Scale], importance: Mapping[str, float]) -> go.Figure:
+def parallel_coordinates(view: StudyView, searched: Mapping[str, Scale], importance: Iterable[str]) -> go.Figure:
     """A line per complete trial through the most important parameters to its value, coloured by its rank.
 
-    A trial without a conditional parameter crosses that axis below its foot, at "unused".
+    A trial without a conditional parameter crosses that axis below its foot, at "unused". importance: names, most important
+    first.
     """
-    order = [*importance, *(name for name in searched if name not in importance)]
+    order = list(dict.fromkeys([*importance, *searched]))
     used = {name for trial in view.ranked for name in trial.params}
     names = [name for name in order if name in searched and name in used][:AXES]
     figure = new_figure("What the best trials have in common", x="", y="")

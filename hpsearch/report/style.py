@@ -29,6 +29,11 @@ SYMBOLS: dict[TrialState, str] = {
     TrialState.PAUSED: "square",
     TrialState.FAILED: "diamond-open",
 }
+TURNS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("pause", "paused here", {"color": ORANGE, "symbol": "square-open"}),
+    ("promote", "promoted", {"color": GREEN, "symbol": "triangle-right"}),
+)
+"""What a scheduler decides of a trial: the action, its label and its marker."""
 
 
 def template(*, dark: bool) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from hpsearch.storage.records import (
 )
 
 if TYPE_CHECKING:
+    from hpsearch.space.parameters import Searched
     from hpsearch.space.space import SearchSpace
 
 INFEASIBLE = "infeasible"
@@ -59,6 +60,10 @@ class Scale:
     log: bool = False
     choices: tuple[Any, ...] | None = None
     """In the order of the space; None where it is a range of numbers."""
+    told: str = ""
+    """The range or the choices, for people."""
+    when: str = ""
+    """The condition on which a configuration has it; empty where all have."""
 
 
 @dataclass(frozen=True)
@@ -196,9 +201,29 @@ def axes(space: SearchSpace) -> dict[str, Scale]:
     from hpsearch.space.parameters import Choices
 
     return {
-        parameter.name: Scale(choices=parameter.choices) if isinstance(parameter, Choices) else Scale(log=parameter.log)
+        parameter.name: Scale(
+            log=not isinstance(parameter, Choices) and parameter.log,
+            choices=parameter.choices if isinstance(parameter, Choices) else None,
+            told=told_range(parameter),
+            when=parameter.when.text if parameter.when else "",
+        )
         for parameter in space.searched
     }
+
+
+def told_range(parameter: Searched) -> str:
+    """What is searched, for people."""
+    from hpsearch.space.parameters import Choices
+
+    if isinstance(parameter, Choices):
+        return f"one of {', '.join(map(word, parameter.choices))}"
+    step = f" in steps of {short(parameter.step)}" if parameter.step else ""
+    return f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
+
+
+def word(value: Any) -> str:
+    """A value as a space file writes it."""
+    return "null" if value is None else short(value)
 
 
 def finite(value: float | None) -> bool:

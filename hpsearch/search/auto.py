@@ -14,7 +14,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -26,6 +26,9 @@ from hpsearch.space.auto import Law
 from hpsearch.space.baseline import prior_value
 from hpsearch.space.parameters import Choices, Confidence, Range, Searched, Setting
 from hpsearch.space.space import SearchSpace
+
+if TYPE_CHECKING:
+    from hpsearch.search.transfer import Knowledge
 
 FinalValue = Callable[[FrozenTrial, Sequence[FrozenTrial]], float | None]
 """What a trial that was not finished would have come to, given the complete trials; None where nobody can tell."""
@@ -68,6 +71,7 @@ class AutoSampler(samplers.BaseSampler):
     """Whole configurations; `source` says what made the last one.
 
     law: the automatic priors. priors: whether to draw around the priors at all (without, start-up draws are all wide).
+    knowledge: of earlier studies, which shortens the start-up; their best configurations are trained first.
     """
 
     def __init__(
@@ -78,8 +82,10 @@ class AutoSampler(samplers.BaseSampler):
         law: Law | None = None,
         priors: bool = True,
         final_value: FinalValue = median_final,
+        knowledge: Knowledge | None = None,
     ) -> None:
         self._space, self._seed, self._law, self._final_value = space, seed, law, final_value
+        self._knowledge = knowledge
         self._distributions = space.distributions()
         given = [parameter.confidence for parameter in space.searched if parameter.confidence is not None]
         self._wide = statistics.mean(WIDE[each] for each in given) if given and priors else 1.0
@@ -98,6 +104,10 @@ class AutoSampler(samplers.BaseSampler):
             self._first = self._choose(study, trial)
         self._draws += 1
         self.source = self._first
+        if self.source == "earlier":
+            if self._draws == 1 and self._knowledge:
+                return self._knowledge.first()[trial.number - 1]
+            self.source = "model"
         if self.source == "model":
             modelled = self._modelled(study, trial)
             if modelled is not None:
@@ -118,11 +128,15 @@ class AutoSampler(samplers.BaseSampler):
         return parameter.draw(self._random)
 
     def _choose(self, study: Study, trial: FrozenTrial) -> str:
+        if self._knowledge and 0 < trial.number <= len(self._knowledge.first()):
+            return "earlier"
         told = sum(  # Also by those that are paused, or in the middle of their training.
             other.state in (TrialState.COMPLETE, TrialState.PRUNED) or bool(other.intermediate_values)
             for other in study.get_trials(deepcopy=False)
             if other.number != trial.number
         )
+        if self._knowledge and told < START_UP:
+            told = min(START_UP, told + len(self._knowledge.trials(study.get_trials(deepcopy=False))))
         if told < START_UP:
             # Evenly spread, so that a short study gets its share of both.
             wide = math.floor((trial.number + 1) * self._wide) > math.floor(trial.number * self._wide)
@@ -147,7 +161,7 @@ class AutoSampler(samplers.BaseSampler):
 
     def _modelled(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
         """None where the model has nothing new to say."""
-        seen = evidence(study, trial, self._final_value)
+        seen = evidence(study, trial, self._final_value, self._knowledge)
         gaussian = len(study.directions) == 1 and len(seen) <= GP_LIMIT and self._draws == 1
         for name in ("gp", "tpe") if gaussian else ("tpe",):
             derived = optuna.create_study(directions=study.directions, sampler=samplers.RandomSampler(seed=0))
@@ -187,21 +201,22 @@ class AutoSampler(samplers.BaseSampler):
         return samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, group=self._conditional)
 
 
-def evidence(study: Study, trial: FrozenTrial, final_value: FinalValue = median_final) -> list[FrozenTrial]:
-    """The study's trials but `trial`, as a model should see them.
+def evidence(
+    study: Study, trial: FrozenTrial | None, final_value: FinalValue = median_final, knowledge: Knowledge | None = None
+) -> list[FrozenTrial]:
+    """The study's trials but `trial`, as a model should see them, after those of earlier studies.
 
     Optuna's Gaussian process drops pruned trials, and its TPE ranks them behind all others: here a trial that was not
     finished counts with the value that it would have come to, and one that diverged or broke a constraint with the worst.
     """
-    others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number and each.params]
-    complete = [each for each in others if each.state is TrialState.COMPLETE]
-    if not complete:
-        return []
-    worst = [max(each.values[index] for each in complete) for index in range(len(study.directions))]
+    left_out = None if trial is None else trial.number
+    others = [each for each in study.get_trials(deepcopy=False) if each.number != left_out and each.params]
     constrained = any(each.constraints for each in others)
-    seen: list[FrozenTrial] = []
-    for other in others:
-        values = _values(other, complete, worst, final_value)
+    earlier = knowledge.trials(others, {"broken": UNBROKEN} if constrained else None) if knowledge else []
+    if not earlier and not any(each.state is TrialState.COMPLETE for each in others):
+        return []
+    seen = list(earlier)
+    for other, values in zip(others, estimated(others, len(study.directions), final_value, earlier), strict=True):
         if values is None and other.state is not TrialState.RUNNING:
             continue
         # One number: trials that were not finished lack some constraints, and Optuna wants the same of all.
@@ -216,6 +231,22 @@ def evidence(study: Study, trial: FrozenTrial, final_value: FinalValue = median_
             )
         )
     return seen
+
+
+def estimated(
+    trials: Sequence[FrozenTrial],
+    objectives: int,
+    final_value: FinalValue = median_final,
+    earlier: Sequence[FrozenTrial] = (),
+) -> list[Sequence[float] | None]:
+    """What each trial came to, or would have; None where nobody can tell. earlier: complete trials that say what is bad
+    while none of `trials` is complete."""
+    complete = [each for each in trials if each.state is TrialState.COMPLETE]
+    known = complete or earlier
+    if not known:
+        return [None] * len(trials)
+    worst = [max(each.values[index] for each in known) for index in range(objectives)]
+    return [_values(each, complete, worst, final_value) for each in trials]
 
 
 def _values(
@@ -235,16 +266,20 @@ def _values(
     return worst if trial.state is TrialState.PRUNED else None
 
 
-def near(parameter: Searched, centre: Setting, random: random.Random) -> Setting:
-    """A draw around the centre of a prior, as wide as its confidence is low, in the scale in which it is searched."""
-    assert parameter.confidence is not None
+def near(parameter: Searched, centre: Setting, random: random.Random, confidence: Confidence | None = None) -> Setting:
+    """A draw around the centre of a prior, as wide as its confidence is low, in the scale in which it is searched.
+
+    confidence: by default that of the parameter's prior.
+    """
+    confidence = confidence or parameter.confidence
+    assert confidence is not None
     if isinstance(parameter, Choices):
         others = [each for each in parameter.choices if each != centre]
-        return centre if not others or random.random() < STAY[parameter.confidence] else random.choice(others)
+        return centre if not others or random.random() < STAY[confidence] else random.choice(others)
     assert isinstance(centre, int | float)
     low, high = _scaled(parameter, parameter.low), _scaled(parameter, parameter.high)
     for _ in range(TRIES):
-        drawn = random.gauss(_scaled(parameter, centre), WIDTH[parameter.confidence] * (high - low))
+        drawn = random.gauss(_scaled(parameter, centre), WIDTH[confidence] * (high - low))
         if low <= drawn <= high:
             return parameter.snapped(math.exp(drawn) if parameter.log else drawn)
     return centre

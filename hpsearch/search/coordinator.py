@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 
 from hpsearch.errors import BadInput, StorageUnreachable, StudyGone
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
+from hpsearch.search import outcomes
+from hpsearch.search.auto import evidence
+from hpsearch.search.gain import IN_A_ROW, not_worth_it
 from hpsearch.search.judging import Judge
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.limits import Limits, Spent
@@ -29,14 +32,8 @@ POLL_S = 0.2
 RENEW_S = LEASE_S / 5
 REQUESTS_S = 1.0
 """How often the requests of people at other terminals are read."""
-MAX_DEATHS = 3
-"""Slots that one trial may take with it before it counts as poisoned."""
-MAX_LOSSES = 20
-"""Machines that may go from under one trial."""
 STEP_LIMIT_S = 600.0
 """A trial that takes no step for so long is hung."""
-PARTS = 4
-"""Into so many times as many micro-batches a batch is cut after memory was short: once, so it should do."""
 GRACE_S = 20.0
 """How long a coordinator that is asked to stop waits for a database that does not answer, once all trials are paused."""
 
@@ -97,6 +94,9 @@ class Coordinator:
         self._asked_to_pause = False
         self._enough = ""
         """Why no new trial is worth it; those that run end."""
+        self._enough_before = 0
+        """Trials that had ended when that was said and a larger total was asked for nevertheless: it is judged anew."""
+        self._asked_at = 0
         self._renewed = self._looked = time.monotonic()
         self._bad_input = ""
         """What is wrong with all trials at once, as a slot found it."""
@@ -159,6 +159,8 @@ class Coordinator:
         asked = self._ledger.asked
         grid = asked < self._study.record.trials_target
         reason = self._enough or (f"all {asked} configurations of the grid were tried" if grid else f"{asked} trials are done")
+        if self._enough:
+            self._ledger.note_enough(self._spent.ended)
         self._ledger.finish(reason)
         return reason
 
@@ -246,9 +248,17 @@ class Coordinator:
         running = [*(active.record for active in self._active.values()), *self._waiting, *self._aside.values()]
         if reason := self._limits.reached(self._spent, running):
             self.stop(reason)
-        if not self._enough and (reason := self._limits.patience_over(self._spent)):
+        if not self._enough and (reason := self._limits.patience_over(self._spent) or self._gain_over()):
             self._enough = reason
             self._watcher.note(f"{reason}: no new trial starts")
+
+    def _gain_over(self) -> str:
+        """Why no new trial is worth it by what is expected of it; asked once after each end."""
+        limit, ended = self._limits.min_gain, self._spent.ended
+        if limit is None or ended == self._asked_at or ended < self._enough_before + IN_A_ROW:
+            return ""
+        self._asked_at = ended
+        return not_worth_it(evidence(self._study.optuna, None), self._study.space, limit)
 
     def _look_at_requests(self) -> None:
         """What people ask at other terminals."""
@@ -322,7 +332,8 @@ class Coordinator:
         self._ledger.evaluated(active.record, point)
         verdict = self._judge.verdict(active.record, point)
         if verdict.reason:
-            self._decide(active.record, point.rung, verdict.action, verdict.reason, verdict.decided_by)
+            rung = self._judge.rung(active.record.config, point.rung)
+            self._decide(active.record, rung, verdict.action, verdict.reason, verdict.decided_by)
         if verdict.action != "continue":
             active.record = replace(active.record, reason=verdict.reason)
         self._watcher.evaluated(active.record, point)
@@ -342,33 +353,11 @@ class Coordinator:
 
     def _on_ended(self, active: _Active, result: TrainResult) -> None:
         record = active.record
-        match result.outcome:
-            case Outcome.PAUSED:
-                self._on_paused(active, result)
-                return
-            case Outcome.STOPPED:
-                state, reason = TrialState.PRUNED, record.reason
-            case Outcome.DIVERGED:
-                # Pruned, not failed: a sampler ignores failures and would propose this rate again.
-                state, reason = TrialState.PRUNED, f"diverged: {result.reason}"
-            case Outcome.COMPLETE:
-                state, reason = TrialState.COMPLETE, ""
-        metrics = record.metrics | result.metrics
-        values = tuple(metrics[name] for name in self._study.record.objectives if name in metrics)
-        finite = len(values) == len(self._study.record.objectives) and all(map(math.isfinite, values))
-        if state is TrialState.COMPLETE and not finite:
-            state, reason = TrialState.PRUNED, "diverged: the final evaluation is not finite"
-        record = replace(
-            record,
-            state=state,
-            reason=reason,
-            iteration=result.iteration,
-            metrics=metrics,
-            values=values if finite else None,
-            sample=result.sample,
-            constraints=self._study.workload.broken(record.config, metrics),
-        )
-        self._end(record, active.left(str(result.outcome), reason))
+        if result.outcome is Outcome.PAUSED:
+            self._on_paused(active, result)
+            return
+        record = outcomes.ended(record, result, self._study.record.objectives, self._study.space)
+        self._end(record, active.left(str(result.outcome), record.reason))
 
     def _on_paused(self, active: _Active, result: TrainResult) -> None:
         record = replace(active.record, state=TrialState.PAUSED, iteration=result.iteration)
@@ -402,39 +391,29 @@ class Coordinator:
 
     def _on_out_of_memory(self, active: _Active, failed: Failed) -> None:
         """Once more in smaller parts; then it is known how much too large the configuration is."""
-        record, workload = active.record, self._study.workload
-        parts = min(workload.parts(record.config), PARTS * max(1, failed.micro_batches))
-        if record.micro_batches is None and parts > failed.micro_batches:
-            reason = f"out of memory: goes on with each batch in {parts} parts"
-            waiting = replace(record, state=TrialState.PAUSED, reason=reason, micro_batches=parts)
-            self._leave(waiting, active.left("out-of-memory", failed.message))
-            self._watcher.note(f"trial {record.number}: {reason}")
-            self._waiting.appendleft(waiting)
+        workload = self._study.workload
+        record = outcomes.short_of_memory(
+            active.record, failed, workload.parts(active.record.config), workload.memory_bytes(active.record.config)
+        )
+        left = active.left("out-of-memory", failed.message)
+        if record.state.ended:
+            self._end(record, left)
             return
-        short = max(1, failed.shortfall_bytes)
-        short_of = workload.memory_bytes(record.config) or short
-        smaller = f", also with each batch in {failed.micro_batches} parts" if failed.micro_batches > 1 else ""
-        reason = f"out of memory{smaller}: {failed.message}"
-        # Pruned with a broken constraint, not failed: a sampler then learns how much too large it is.
-        infeasible = replace(record, state=TrialState.PRUNED, reason=reason, constraints={"memory_bytes": short / short_of})
-        self._end(infeasible, active.left("out-of-memory", failed.message))
+        self._leave(record, left)
+        self._watcher.note(f"trial {record.number}: {record.reason}")
+        self._waiting.appendleft(record)
 
     def _on_died(self, active: _Active, died: Died) -> None:
-        number, code = active.record.number, died.exit_code
-        how = died.reason or (
-            f"killed by signal {-code}" if code is not None and code < 0 else f"its process ended with {code}"
-        )
-        # A machine that goes takes whatever trial is there with it, which says little about that trial.
-        outcome, most = ("node-lost", MAX_LOSSES) if code is None else ("died", MAX_DEATHS)
-        times = 1 + self._ledger.attempts_that(outcome, number)
-        if times >= most:
-            reason = f"poisoned: its slot {outcome if outcome == 'died' else 'was lost'} {times} times, the last time {how}"
-            self._end(replace(active.record, state=TrialState.FAILED, reason=reason), active.left(outcome, how))
+        number = active.record.number
+        outcome = outcomes.of_death(died)
+        record = outcomes.died(active.record, died, times=1 + self._ledger.attempts_that(outcome, number))
+        how = outcomes.how(died)
+        if record.state.ended:
+            self._end(record, active.left(outcome, how))
             return
-        waiting = replace(active.record, state=TrialState.PAUSED, reason=f"slot lost: {how}")
-        self._leave(waiting, active.left(outcome, how))
+        self._leave(record, active.left(outcome, how))
         self._watcher.note(f"trial {number}: slot lost ({how}); it goes on from its last checkpoint")
-        self._waiting.appendleft(waiting)
+        self._waiting.appendleft(record)
 
     # Ends
 
@@ -475,9 +454,12 @@ class Coordinator:
     def _recover(self) -> None:
         """Queue what an earlier coordinator left unfinished."""
         found = self._ledger.recover()
-        self._judge.restore(found.points, found.decisions, found.ended)
+        self._judge.restore(found.points, found.decisions, found.ended, found.unfinished)
+        self._enough_before = self._ledger.enough_before()
         for record in found.ended:
             self._count(record)
+            if self._spent.ended == self._enough_before:
+                self._spent.since_best = 0
         for record in found.unfinished:
             if record.number in self._judge.paused:
                 self._aside[record.number] = record

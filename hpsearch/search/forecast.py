@@ -191,7 +191,7 @@ class _CostModel:
         seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + ASK_S
         # The best weights are kept beside the checkpoints.
         kept = size * min(config.max_save_num, rungs) + 4 * parameters
-        return TrialCost(seconds, config.max_iters * _step_tokens(config), config.max_iters * _step_flops(config), kept)
+        return TrialCost(seconds, config.max_iters * _step_tokens(config), trial_flops(config), kept)
 
     def _read(self, config: TrialConfig) -> tuple[float, ...]:
         """What the seconds of an evaluation are made of: one, values through the layers, FLOPs."""
@@ -225,6 +225,11 @@ def _fit(features: Sequence[Sequence[float]], targets: Sequence[float]) -> Any:
 
 def _step_tokens(config: TrialConfig) -> int:
     return config.batch_size * config.context_length
+
+
+def trial_flops(config: TrialConfig) -> float:
+    """Training FLOPs of a whole trial."""
+    return config.max_iters * _step_flops(config)
 
 
 def _step_flops(config: TrialConfig) -> float:

@@ -1,10 +1,13 @@
-"""Whether a trial goes on after an evaluation: its pruner is asked first, then its scheduler."""
+"""Whether a trial goes on after an evaluation: its constraints and its pruner are asked first, then its scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
 from hpsearch.search.ledger import Ledger
+from hpsearch.search.outcomes import INFEASIBLE
+from hpsearch.search.proposals import broken
 from hpsearch.search.scheduling import GO_ON, Point, Release, Scheduler, Verdict
 from hpsearch.search.study import Study
 from hpsearch.storage.records import DecisionRecord, PointRecord, TrialRecord
@@ -16,7 +19,7 @@ class Judge:
 
     def __init__(self, study: Study, ledger: Ledger, scheduler: Scheduler | None) -> None:
         self._study, self._ledger, self.scheduler = study, ledger, scheduler
-        self._watched = study.workload.prunable(study.objective)
+        self._watched, self._costs = study.workload.judged_by(study.record.objectives)
 
     @property
     def paused(self) -> Container[int]:
@@ -25,12 +28,16 @@ class Judge:
 
     def verdict(self, record: TrialRecord, point: EvalPoint) -> Verdict:
         """What the trial does now. Also reports the evaluation to Optuna, whose samplers learn from it."""
-        seen = self._seen(record.number, point.rung, point.metrics)
+        whole = point.iteration >= self._study.workload.last(record.config)
+        slow = "" if whole else broken(self._study.space, {"train_seconds": point.seconds}) or ""
+        if "at most" in slow:
+            return Verdict("prune", f"{INFEASIBLE}: {slow}", "constraint")
+        seen = self._seen(record, point.rung, point.seconds, point.metrics)
         if seen is None:
             return GO_ON
-        pruned = self._pruned(record, point) if len(self._study.record.objectives) == 1 else ""
+        pruned = self._pruned(record, point, seen.rung) if len(self._study.record.objectives) == 1 else ""
         verdict = self.scheduler.observe(*seen) if self.scheduler else GO_ON
-        if point.iteration >= self._study.workload.last(record.config):
+        if whole:
             return GO_ON  # It has cost all that it can; the scheduler learns from it.
         return Verdict("prune", pruned, self._study.record.pruner) if pruned else verdict
 
@@ -44,27 +51,47 @@ class Judge:
         if self.scheduler:
             self.scheduler.ended(number)
 
-    def restore(self, points: Iterable[PointRecord], decisions: Iterable[DecisionRecord], ended: Iterable[TrialRecord]) -> None:
+    def restore(
+        self,
+        points: Iterable[PointRecord],
+        decisions: Iterable[DecisionRecord],
+        ended: Iterable[TrialRecord],
+        unfinished: Iterable[TrialRecord],
+    ) -> None:
         """Bring the scheduler to the state that is stored; decisions in the order in which they were made."""
-        if self.scheduler:
-            seen = (self._seen(point.trial_number, point.rung, point.metrics) for point in points)
-            self.scheduler.restore(
-                [point for point in seen if point is not None],
-                [(decision.trial_number, decision.rung, decision.action) for decision in decisions],
-                [record.number for record in ended],
-            )
+        if not self.scheduler:
+            return
+        ended = list(ended)
+        records = {record.number: record for record in (*ended, *unfinished)}
+        seen = (
+            self._seen(records[point.trial_number], point.rung, point.seconds, point.metrics)
+            for point in points
+            if point.trial_number in records
+        )
+        self.scheduler.restore(
+            [point for point in seen if point is not None],
+            [(decision.trial_number, decision.rung, decision.action) for decision in decisions],
+            [record.number for record in ended],
+        )
 
-    def _seen(self, number: int, rung: int, metrics: dict[str, float]) -> Point | None:
-        """What a trial is judged by; None where its objective is known only at the end."""
-        value = metrics.get(self._study.objective) if self._watched else None
+    def _seen(self, record: TrialRecord, rung: int, seconds: float, metrics: Mapping[str, float]) -> Point | None:
+        """What a trial is judged by; None where its objectives are known only at the end."""
+        value = metrics.get(self._watched)
         if value is None:
             return None
-        return Point(number, rung, value, metrics.get(f"branch_{self._study.objective}"))
+        known = {**metrics, "train_seconds": seconds, "num_parameters": float(record.num_parameters)}
+        workload = self._study.workload
+        costs = tuple(known[name] if name in known else workload.flops_per_token(record.config) for name in self._costs)
+        return Point(record.number, self.rung(record.config, rung), value, metrics.get(f"branch_{self._watched}"), costs)
 
-    def _pruned(self, record: TrialRecord, point: EvalPoint) -> str:
+    def rung(self, config: Mapping[str, Any], rung: int) -> int:
+        """The study's rung of a trial's own."""
+        return self._study.workload.rung(config, rung, self._study.record.budget.evaluations)
+
+    def _pruned(self, record: TrialRecord, point: EvalPoint, rung: int) -> str:
         """Why Optuna's pruner ends the trial; empty when it goes on. Optuna reports for one objective only."""
         study, value = self._study, point.metrics[self._study.objective]
-        frozen = self._ledger.report(record, point.rung, value)
+        frozen = self._ledger.report(record, rung, value)
         if not study.optuna.pruner.prune(study.optuna, frozen):
             return ""
-        return f"{study.record.pruner} pruner at rung {point.rung} of {study.record.budget.evaluations}: {value:.4f}"
+        return f"{study.record.pruner} pruner at rung {rung} of {study.record.budget.evaluations}: {value:.4f}"

@@ -32,6 +32,9 @@ from hpsearch.storage.records import (
 from hpsearch.storage.saving import Record
 from hpsearch.training.events import CheckpointSaved, EvalPoint
 
+ENOUGH = "enough"
+"""Where the study's record has, among its extras, when no more trials were worth it."""
+
 
 @dataclass(frozen=True)
 class Recovered:
@@ -112,6 +115,17 @@ class Ledger:
 
     def finish(self, reason: str) -> None:
         self._study.store.finish(self._id, reason, token=self._token)
+
+    def note_enough(self, ended: int) -> None:
+        """Remember at how many ended trials of which total no more were worth it."""
+        study = self._study.store.study(self._study.record.name)
+        extras = {**study.extras, ENOUGH: {"ended": ended, "total": study.trials_target}}
+        self._study.store.set_extras(self._id, extras, token=self._token)
+
+    def enough_before(self) -> int:
+        """Ended trials at which no more were worth it, where a larger total was asked for since; 0 where there was nothing."""
+        noted = self._study.record.extras.get(ENOUGH)
+        return int(noted["ended"]) if noted and noted["total"] < self._study.record.trials_target else 0
 
     # After a crash
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hpsearch.search.gain import MinGain
 from hpsearch.storage.records import TrialRecord, TrialState
 
 
@@ -20,12 +21,15 @@ class Spent:
     """In slots, of ended trials."""
     wall_s: float = 0.0
     """While at least one trial ran, in earlier runs of the study."""
+    ended: int = 0
+    """Trials."""
     since_best: int = 0
     """Trials that ended, complete or pruned, since the best one."""
     began: float = field(default_factory=time.monotonic)
 
     def add(self, record: TrialRecord, *, better: bool) -> None:
         """A trial ended."""
+        self.ended += 1
         self.flops += record.flops
         self.seconds += record.seconds
         if record.state in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -36,13 +40,15 @@ class Spent:
 class Limits:
     """What a person is ready to spend; infinite where nothing was said.
 
-    patience: trials that end one after another without a better one before no new one starts.
+    patience: trials that end one after another without a better one before no new one starts. min_gain: the least expected
+    improvement for which one does.
     """
 
     timeout_s: float = math.inf
     flops: float = math.inf
     slot_hours: float = math.inf
     patience: float = math.inf
+    min_gain: MinGain | None = None
 
     def reached(self, spent: Spent, unfinished: Iterable[TrialRecord]) -> str:
         """Which limit of cost is reached, in a sentence; empty while none is. unfinished: trials that have not ended."""

@@ -21,7 +21,8 @@ GLANCE_S = 0.4
 """Where the budget does not depend on the speed, and only the forecast does."""
 WARM_STEPS = 3
 MEASURE_STEPS = 8
-"""At least so many steps after the warm ones, however slow the device is."""
+"""At least so many steps after the warm ones, or as many as fit into SLOW_S."""
+SLOW_S = 1.0
 WHOLE_STEPS = 4
 """Of the whole run that is timed from its start to its end."""
 
@@ -135,7 +136,7 @@ def _steps(bench: Bench, executor: Executor, configs: Sequence[TrialConfig], eno
     watches = {slot.name: _Watch(config) for slot, config in zip(executor.idle(), configs, strict=True)}
 
     def enough(watch: _Watch) -> bool:
-        return bool(watch.failed) or (watch.seconds > enough_s and watch.steps >= MEASURE_STEPS)
+        return bool(watch.failed) or (watch.seconds > enough_s and (watch.steps >= MEASURE_STEPS or watch.seconds > SLOW_S))
 
     for message in _events(bench, executor, watches, endless):
         watch = watches[message.slot]

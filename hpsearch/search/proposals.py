@@ -66,15 +66,25 @@ def candidate(
 
 
 def outside(space: SearchSpace, config: TrialConfig) -> str | None:
-    """The constraint that a config is outside of, in a sentence; None where there is none."""
-    counts = asdict(count(config)) if space.constraints else {}
+    """The constraint that a config is outside of by formula, in a sentence; None where there is none."""
+    return broken(space, asdict(count(config))) if space.constraints else None
+
+
+def broken(space: SearchSpace, measures: Mapping[str, float]) -> str | None:
+    """The constraint that is broken, in a sentence; None where there is none among those that were measured."""
     for name, bound in space.constraints.items():
-        value = counts[name]
+        value = measures.get(name)
+        if value is None:
+            continue
         if bound.max is not None and value > bound.max:
-            return f"{name} is {value:,.0f} and constrained to at most {bound.max:,.0f}"
+            return f"{name} is {_told(value)} and constrained to at most {_told(bound.max)}"
         if bound.min is not None and value < bound.min:
-            return f"{name} is {value:,.0f} and constrained to at least {bound.min:,.0f}"
+            return f"{name} is {_told(value)} and constrained to at least {_told(bound.min)}"
     return None
+
+
+def _told(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def constraint_values(space: SearchSpace, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, float]:

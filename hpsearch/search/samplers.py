@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.search.auto import AutoSampler, FinalValue, median_final
 from hpsearch.search.grid import GridSampler, Violation
+from hpsearch.search.transfer import Knowledge
 from hpsearch.space.auto import Law
 from hpsearch.space.space import SearchSpace
 
@@ -54,8 +55,11 @@ RANDOM_DRAWS = 20_000
 
 
 PROPOSED_BY = "hpsearch:proposed_by"
-"""System attribute of Optuna's trial that says what proposed it: `prior`, `near-prior`, `wide`, `gp`, `tpe`, or the plain
-sampler's name."""
+"""System attribute of Optuna's trial that says what proposed it: `prior`, `earlier`, `near-prior`, `wide`, `gp`, `tpe`, or the
+plain sampler's name."""
+
+LEARNERS = ("auto", "auto_wide", "tpe", "gp")
+"""The samplers that earlier studies can inform: the others learn from no trial, or (cmaes) from the study's own only."""
 
 BASELINE = "hpsearch:baseline"
 """User attribute of an enqueued trial that is to be the baseline."""
@@ -79,9 +83,10 @@ def make_sampler(
     *,
     law: Law | None = None,
     final_value: FinalValue = median_final,
+    knowledge: Knowledge | None = None,
 ) -> FeasibleSampler:
     """The sampler of `--sampler NAME`. violation: by default that of the space's rules. law: gives the automatic priors.
-    final_value: what `auto` takes an unfinished trial for.
+    final_value: what `auto` takes an unfinished trial for. knowledge: of earlier studies, for one of the LEARNERS.
 
     trials_so_far: proposals already made in the study; a resumed study then goes on with fresh random numbers instead of
     repeating the first ones. Raises BadInput with the nearest name.
@@ -91,8 +96,14 @@ def make_sampler(
     if name == "cmaes" and len(space.objectives) > 1:
         raise BadInput(f"--sampler cmaes: it knows one objective only, and there are {len(space.objectives)}; use tpe")
     fresh = int(np.random.SeedSequence([seed, trials_so_far]).generate_state(1)[0])
-    inner = SAMPLERS[name](Setup(space, seed, fresh, law, final_value))
-    return FeasibleSampler(name, inner, space, fresh, violation, law)
+    inner = SAMPLERS[name](Setup(space, seed, fresh, law, final_value, knowledge))
+    return FeasibleSampler(name, inner, space, fresh, violation, law, knowledge)
+
+
+def require_learner(name: str) -> None:
+    """Raises BadInput for a sampler that trials of earlier studies cannot inform."""
+    if name not in LEARNERS:
+        raise BadInput(f"--from: the sampler {name} learns nothing from earlier studies; use {', '.join(LEARNERS)}")
 
 
 class FeasibleSampler(samplers.BaseSampler):
@@ -106,8 +117,9 @@ class FeasibleSampler(samplers.BaseSampler):
         seed: int,
         violation: Violation | None = None,
         law: Law | None = None,
+        knowledge: Knowledge | None = None,
     ) -> None:
-        self._name, self._inner, self._space, self._law = name, inner, space, law
+        self._name, self._inner, self._space, self._law, self._knowledge = name, inner, space, law, knowledge
         self._violation = violation or (lambda proposal: space.violation(space.settings(proposal)))
         if isinstance(inner, GridSampler):
             inner.violation = self._violation
@@ -142,6 +154,8 @@ class FeasibleSampler(samplers.BaseSampler):
         return self._complete(self._random, study, trial, {**self._space.prior(), **given})
 
     def _propose(self, study: Study, trial: FrozenTrial, given: Mapping[str, Any]) -> dict[str, Any]:
+        if self._knowledge and not isinstance(self._inner, AutoSampler):  # That one asks for itself.
+            study, trial = self._knowledge.beside(study, trial)
         known = self._inner.infer_relative_search_space(study, trial)
         proposal: dict[str, Any] = {}
         # A Gaussian process is slow to draw from, and draws the same again.
@@ -203,6 +217,7 @@ class Setup:
     """Of what is still to come of the study: another one after each resumption."""
     law: Law | None = None
     final_value: FinalValue = median_final
+    knowledge: Knowledge | None = None
 
 
 def _tpe(setup: Setup) -> samplers.BaseSampler:
@@ -211,7 +226,9 @@ def _tpe(setup: Setup) -> samplers.BaseSampler:
 
 
 def _auto(setup: Setup, priors: bool = True) -> samplers.BaseSampler:
-    return AutoSampler(setup.space, setup.seed, law=setup.law, priors=priors, final_value=setup.final_value)
+    return AutoSampler(
+        setup.space, setup.seed, law=setup.law, priors=priors, final_value=setup.final_value, knowledge=setup.knowledge
+    )
 
 
 SAMPLERS: dict[str, Callable[[Setup], samplers.BaseSampler]] = {

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.search.curves import LEAST_POINTS, Curve, chance_to_beat, predict
+from hpsearch.search.fronts import no_dearer, ranked_by_fronts
 from hpsearch.search.pruning import STARTUP_TRIALS, first_rung
 
 REDUCTION = 3
@@ -70,6 +71,8 @@ class Point(NamedTuple):
     rung: int
     value: float
     branch: float | None = None
+    costs: tuple[float, ...] = ()
+    """The other objectives as they are known at this evaluation, always the same ones."""
 
 
 class Scheduler(Protocol):
@@ -83,11 +86,13 @@ class Scheduler(Protocol):
     def paused(self) -> Mapping[int, int]:
         """The rung of each trial that is set aside. Only `promote` and `drain` bring it back, whoever asks."""
 
-    def observe(self, number: int, rung: int, value: float, branch: float | None = None) -> Verdict:
+    def observe(
+        self, number: int, rung: int, value: float, branch: float | None = None, costs: tuple[float, ...] = ()
+    ) -> Verdict:
         """A running trial was evaluated: `value` on its way, `branch` after a short decay from there, if there was one.
 
-        Trials are ranked by the branch where there is one. Said again (a run repeats an evaluation after a crash), it decides
-        no second time about a trial that was let through.
+        Trials are ranked by the branch where there is one, and with `costs` by fronts of both. Said again (a run repeats an
+        evaluation after a crash), it decides no second time about a trial that was let through.
         """
 
     def ended(self, number: int) -> None:
@@ -131,7 +136,8 @@ class Halving:
         self._minimum = max(reduction, minimum or 0)
         self._whole = frozenset(whole)
         self.rungs = decision_rungs(evaluations)
-        self._values: dict[int, dict[int, float]] = {rung: {} for rung in self.rungs}
+        self._values: dict[int, dict[int, tuple[float, ...]]] = {rung: {} for rung in self.rungs}
+        """By rung, then by trial: what it is judged by, then its costs."""
         self._passed: dict[int, int] = {}
         """The highest rung at which each trial was let through."""
         self._paused: dict[int, int] = {}
@@ -140,16 +146,19 @@ class Halving:
     def paused(self) -> Mapping[int, int]:
         return self._paused
 
-    def observe(self, number: int, rung: int, value: float, branch: float | None = None) -> Verdict:
+    def observe(
+        self, number: int, rung: int, value: float, branch: float | None = None, costs: tuple[float, ...] = ()
+    ) -> Verdict:
         if not math.isfinite(value):
             return Verdict("prune", f"diverged: {value} at {place(rung, self._evaluations)}", "divergence")
-        value = _judged(value, branch)
-        if rung not in self._values:
+        due = self._due(number, rung)
+        if due is None:
             return GO_ON
-        self._values[rung][number] = value
+        rung = due
+        self._values[rung][number] = (_judged(value, branch), *costs)
         if rung <= self._passed.get(number, 0):
             return GO_ON
-        verdict = self._judge(number, rung, value)
+        verdict = self._judge(number, rung)
         if verdict.action == "pause":
             self._paused[number] = rung
         else:
@@ -183,9 +192,9 @@ class Halving:
                 self._paused[number] = rung
             elif action in ("continue", "promote"):
                 self._pass(number, rung)
-        for number, rung, value, branch in points:
-            if rung in self._values and math.isfinite(value):
-                self._values[rung][number] = _judged(value, branch)
+        for number, rung, value, branch, costs in sorted(points, key=lambda point: point[:2]):
+            if math.isfinite(value) and (due := self._due(number, rung)) is not None:
+                self._values[due][number] = (_judged(value, branch), *costs)
             if rung > self._paused.get(number, rung):  # It went on, whatever was or was not stored about it.
                 self._pass(number, rung - 1)
         for number in ended:
@@ -193,7 +202,14 @@ class Halving:
 
     # How trials stand
 
-    def _judge(self, number: int, rung: int, value: float) -> Verdict:
+    def _due(self, number: int, rung: int) -> int | None:
+        """The rung that an evaluation is for: its own, or the last one before it where a short run had no evaluation there."""
+        last = max((each for each in self.rungs if each <= rung), default=None)
+        if last is None or (last != rung and (number in self._values[last] or rung == self._evaluations)):
+            return None
+        return last
+
+    def _judge(self, number: int, rung: int) -> Verdict:
         standing = self._standing(number, rung)
         if number in self._whole:
             return Verdict("continue", f"{standing}; this trial always runs whole", "halving")
@@ -205,8 +221,7 @@ class Halving:
 
     def _ranked(self, rung: int) -> Sequence[int]:
         """The trials that reached a rung, best first."""
-        values = self._values[rung]
-        return sorted(values, key=lambda number: (values[number], number))
+        return ranked_by_fronts(self._values[rung])
 
     def _top(self, rung: int) -> Sequence[int]:
         return self._ranked(rung)[: len(self._values[rung]) // self._reduction]
@@ -217,7 +232,7 @@ class Halving:
         top = len(self._top(rung))
         goes = f"the top {top} go on" if top != 1 else "the top 1 goes on"
         rank = ordinal(ranked.index(number) + 1)
-        return f"{rank} of {len(ranked)} at {place(rung, self._evaluations)}: {self._values[rung][number]:.4f}; {goes}"
+        return f"{rank} of {len(ranked)} at {place(rung, self._evaluations)}: {self._values[rung][number][0]:.4f}; {goes}"
 
     def _pass(self, number: int, rung: int) -> None:
         self._paused.pop(number, None)
@@ -238,23 +253,31 @@ class CurveStopper:
         self._first = max(first_rung(evaluations), LEAST_POINTS)
         self._values: dict[int, dict[int, float]] = {}
         """By trial, then by rung."""
+        self._costs: dict[int, dict[int, tuple[float, ...]]] = {}
 
     @property
     def paused(self) -> Mapping[int, int]:
         return self._inner.paused
 
-    def observe(self, number: int, rung: int, value: float, branch: float | None = None) -> Verdict:
-        verdict = self._inner.observe(number, rung, value, branch)
+    def observe(
+        self, number: int, rung: int, value: float, branch: float | None = None, costs: tuple[float, ...] = ()
+    ) -> Verdict:
+        verdict = self._inner.observe(number, rung, value, branch, costs)
         if verdict.action == "prune":
             return verdict
         self._values.setdefault(number, {})[rung] = value
+        self._costs.setdefault(number, {})[rung] = costs
         complete = [other for other, values in self._values.items() if self._evaluations in values]
         if number in self._whole or not self._first <= rung < self._evaluations or len(complete) < STARTUP_TRIALS:
             return verdict
         points = [point for point in self._curve(number) if point[0] <= rung / self._evaluations]
         if len(points) < LEAST_POINTS:
             return verdict
-        best = min(complete, key=lambda other: (self._values[other][self._evaluations], other))
+        # With several objectives a larger or slower trial's value says nothing against this one.
+        rivals = [other for other in complete if no_dearer(self._costs[other].get(rung), costs)]
+        if not rivals:
+            return verdict
+        best = min(rivals, key=lambda other: (self._values[other][self._evaluations], other))
         least = self._values[best][self._evaluations]
         references = [self._curve(other) for other in complete]
         chance = chance_to_beat(points, least, references=references)
@@ -279,9 +302,10 @@ class CurveStopper:
 
     def restore(self, points: Iterable[Point], decisions: Iterable[tuple[int, int, str]], ended: Iterable[int]) -> None:
         points = list(points)
-        for number, rung, value, _ in points:
+        for number, rung, value, _, costs in points:
             if math.isfinite(value):
                 self._values.setdefault(number, {})[rung] = value
+                self._costs.setdefault(number, {})[rung] = costs
         self._inner.restore(points, decisions, ended)
 
     def _curve(self, number: int) -> Curve:

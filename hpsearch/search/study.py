@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,12 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
-from hpsearch.model.counting import Counts
+from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
 from hpsearch.search.proposals import concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
-from hpsearch.search.samplers import FeasibleSampler, make_sampler
+from hpsearch.search.samplers import FeasibleSampler, enqueue_baseline, make_sampler, require_learner
 from hpsearch.search.scheduling import check_scheduler
+from hpsearch.search.transfer import Knowledge
 from hpsearch.search.workload import LanguageModel, OwnTrainer, Prepared, Workload
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.source import Place
@@ -78,6 +79,8 @@ class Request:
     pruner: str | None = None
     scheduler: str | None = None
     seed: int | None = None
+    earlier: tuple[Source, ...] = ()
+    """Studies whose trials inform the sampler. Empty: none, or those that the study was begun with."""
     trainer: FunctionTrainer | ProgramTrainer | None = None
     """Of one's own; the space is then one for such a trainer."""
 
@@ -161,9 +164,11 @@ class Checked:
     data: dict[str, Any]
     """What trials train on: a text, or what a trainer of one's own is."""
     fingerprint: str
+    earlier: tuple[EarlierStudy, ...] = ()
+    """What a new study starts from."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckedModel(Checked):
     """The same of a study of the built-in model."""
 
@@ -180,11 +185,17 @@ def check(request: Request) -> Checked:
         )
     space = request.space
     make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
+    if request.earlier:
+        require_learner(request.sampler or DEFAULT_SAMPLER)
     make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
+    if len(space.objectives) > 1 and request.pruner not in (None, "none"):
+        raise BadInput(
+            f"--pruner {request.pruner}: Optuna's pruners know one objective, and there are {len(space.objectives)}; "
+            "--scheduler halving compares trials in all of them"
+        )
     check_scheduler(request.scheduler or "none")
     if space.own or request.trainer is not None:
         return _check_own(request)
-    _require_known_constraints(space)
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
@@ -199,8 +210,17 @@ def check(request: Request) -> Checked:
     broken = outside(space, baseline)
     if broken:
         raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
+    begun = not request.earlier or _begun(request)
+    earlier = () if begun else tuple(read(request.earlier, request.name, space))
     workload = LanguageModel(space, request.cache_dir, corpora)
-    return CheckedModel(workload, space.data.model_dump(mode="json"), corpus.data_fingerprint, baseline, corpus)
+    return CheckedModel(
+        workload=workload,
+        data=space.data.model_dump(mode="json"),
+        fingerprint=corpus.data_fingerprint,
+        earlier=earlier,
+        baseline=baseline,
+        corpus=corpus,
+    )
 
 
 def _check_own(request: Request) -> Checked:
@@ -211,10 +231,21 @@ def _check_own(request: Request) -> Checked:
         )
     if not space.own:
         raise place.error("this space is for the built-in model; one for a trainer of your own says `trainer: own`")
+    if request.earlier:
+        raise BadInput("--from: only studies of the built-in model learn from one another; leave it out")
     workload = OwnTrainer(space, request.trainer)
     workload.check(request.scheduler)
     _require_storage(request)
     return Checked(workload, workload.data, workload.fingerprint)
+
+
+def _begun(request: Request) -> bool:
+    """Whether the study is there already, so that nothing is read for it a second time."""
+    try:
+        with Store.open(request.storage_url, create=False) as store:
+            return store.find_study(request.name) is not None
+    except BadInput:
+        return False  # No table yet; what is wrong otherwise is found when it is opened.
 
 
 def _require_storage(request: Request) -> None:
@@ -234,17 +265,6 @@ def _require_storage(request: Request) -> None:
 
 def _constraints_place(space: SearchSpace) -> Place:
     return space.document.places.get("constraints", space.document.place)
-
-
-def _require_known_constraints(space: SearchSpace) -> None:
-    """Refuse a constraint that nothing would keep: what is known only after training costs a trial to find out."""
-    known = {each.name for each in fields(Counts)}
-    for name in space.constraints:
-        if name not in known:
-            raise _constraints_place(space).error(
-                f"constraint {name} is known only after training and not supported yet; "
-                "remove it, or limit num_parameters, flops_per_token or memory_bytes"
-            )
 
 
 def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
@@ -292,7 +312,7 @@ def _open(
         )
     study.set_metric_names(list(record.objectives))
     if asked == 0:
-        study.enqueue_trial(request.space.prior(), skip_if_exists=True)
+        enqueue_baseline(study)
     opened = Study(
         record=record,
         space=request.space,
@@ -306,7 +326,11 @@ def _open(
         devices=request.devices,
     )
     law = opened.workload.law(lambda: opened.record.budget)
-    study.sampler = make_sampler(record.sampler, request.space, record.seed, asked, opened.violation, law=law)
+    earlier = kept(record)
+    knowledge = Knowledge(earlier, lambda: opened.record, request.space) if earlier else None
+    study.sampler = make_sampler(
+        record.sampler, request.space, record.seed, asked, opened.violation, law=law, knowledge=knowledge
+    )
     opened.write_files()
     return opened
 
@@ -332,7 +356,7 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         data_fingerprint=checked.fingerprint,
         budget=new_budget(request),
         sampler=request.sampler or DEFAULT_SAMPLER,
-        pruner=request.pruner or (DEFAULT_PRUNER if request.scheduler in (None, "none") else "none"),
+        pruner=request.pruner or _default_pruner(request),
         scheduler=request.scheduler or "none",
         seed=request.seed or 0,
         versions={
@@ -345,7 +369,13 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         threads=request.threads,
         folder="",
         trials_target=request.trials,
+        extras={NOTED: [asdict(each) for each in checked.earlier]} if checked.earlier else {},
     )
+
+
+def _default_pruner(request: Request) -> str:
+    alone = request.scheduler in (None, "none") and len(request.space.objectives) == 1
+    return DEFAULT_PRUNER if alone else "none"
 
 
 def _require_same(request: Request, checked: Checked, record: StudyRecord) -> None:
@@ -370,15 +400,16 @@ def _require_same(request: Request, checked: Checked, record: StudyRecord) -> No
             f"study '{record.name}' was made with another text (fingerprint {record.data_fingerprint[:12]}, now "
             f"{checked.fingerprint[:12]}); bring the old text back, or start another study with --study NAME"
         )
-    for option, asked, kept in (
+    require_same(request.earlier, record)
+    for option, asked, frozen in (
         ("--sampler", request.sampler, record.sampler),
         ("--pruner", request.pruner, record.pruner),
         ("--scheduler", request.scheduler, record.scheduler),
         ("--seed", request.seed, record.seed),
     ):
-        if asked is not None and asked != kept:
+        if asked is not None and asked != frozen:
             raise BadInput(
-                f"{option} {asked}: study '{record.name}' was made with {option} {kept}; "
+                f"{option} {asked}: study '{record.name}' was made with {option} {frozen}; "
                 "leave the option out, or start another study with --study NAME"
             )
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,10 +26,11 @@ from hpsearch.execution.protocol import TRANSFORMER, FunctionTrainer, OwnRun, Pr
 from hpsearch.model.counting import count
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.search.priors import Laws, Text
-from hpsearch.search.proposals import candidate, concrete, constraint_values, open_text, outside
+from hpsearch.search.proposals import candidate, concrete, open_text, outside
 from hpsearch.space.auto import Law
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import BudgetRecord
+from hpsearch.training.schedules import evaluations_in
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,17 @@ class Workload(Protocol):
     def require(self, proposal: Mapping[str, Any], budget: BudgetRecord) -> None:
         """Raises BadInput where a proposal breaks a rule, a constraint or the budget."""
 
-    def broken(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, float]:
-        """How far a finished trial breaks each constraint, as a share of its bound; feasible at 0 or below."""
-
     def last(self, config: Mapping[str, Any]) -> int:
         """Steps of a whole run."""
 
-    def prunable(self, objective: str) -> bool:
-        """Whether an objective is known while a trial runs."""
+    def rung(self, config: Mapping[str, Any], rung: int, evaluations: int) -> int:
+        """The study's rung, of `evaluations`, of a trial's own."""
+
+    def judged_by(self, objectives: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        """The objective that is known while a trial runs, empty where none is, and those that its cost is told by."""
+
+    def flops_per_token(self, config: Mapping[str, Any]) -> float:
+        """Of a configuration; only where `judged_by` names it."""
 
     def parts(self, config: Mapping[str, Any]) -> int:
         """The most parts that a batch can be computed in when memory is short; 1: it cannot be cut."""
@@ -103,14 +108,27 @@ class LanguageModel:
         """The config of a proposal that may become a trial. Raises BadInput where it cannot be one."""
         return candidate(self.space, proposal, budget, self.cache_dir, self.corpora)
 
-    def broken(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, float]:
-        return constraint_values(self.space, config, metrics)
-
     def last(self, config: Mapping[str, Any]) -> int:
         return int(config["max_iters"])
 
-    def prunable(self, objective: str) -> bool:
-        return OBJECTIVES[objective].known == "while training"
+    def rung(self, config: Mapping[str, Any], rung: int, evaluations: int) -> int:
+        # A run too short for equal intervals has more or fewer of them. Its last one is the whole budget all the same, and no
+        # other one is taken for a later part than it is.
+        own = evaluations_in(config["max_iters"], config["eval_interval"])
+        if own == evaluations:
+            return rung
+        if rung >= own:
+            return evaluations
+        part = evaluations * rung * int(config["eval_interval"]) / int(config["max_iters"])
+        return min(evaluations - 1, max(1, math.floor(part + 1e-9)))
+
+    def judged_by(self, objectives: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        watched = next((name for name in objectives if OBJECTIVES[name].known == "while training"), "")
+        known = ("train_seconds", *(name for name in objectives if OBJECTIVES[name].known != "at the end"))
+        return watched, tuple(name for name in objectives if name != watched and name in known)
+
+    def flops_per_token(self, config: Mapping[str, Any]) -> float:
+        return count(TrialConfig.build(config)).flops_per_token
 
     def parts(self, config: Mapping[str, Any]) -> int:
         return int(config["batch_size"])
@@ -150,15 +168,18 @@ class OwnTrainer:
         if broken:
             raise BadInput(broken)
 
-    def broken(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, float]:
-        return {}
-
     def last(self, config: Mapping[str, Any]) -> int:
         assert self.space.budget.amount is not None
         return int(self.space.budget.amount)
 
-    def prunable(self, objective: str) -> bool:
-        return True
+    def rung(self, config: Mapping[str, Any], rung: int, evaluations: int) -> int:
+        return rung
+
+    def judged_by(self, objectives: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        return objectives[0], ()  # The others may not be reported each time.
+
+    def flops_per_token(self, config: Mapping[str, Any]) -> float:
+        raise AssertionError("nobody knows")
 
     def parts(self, config: Mapping[str, Any]) -> int:
         return 1

@@ -12,14 +12,19 @@ import hmac
 import ipaddress
 import socket
 import socketserver
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from hpsearch.errors import BadInput
 from hpsearch.storage.engine import optuna_storage
+
+if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
+    from optuna.study import StudyDirection
+    from optuna.trial import FrozenTrial
 
 Start = Callable[..., Any]
 Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
@@ -52,7 +57,8 @@ class Door:
     def guard(self, application: Application) -> Application:
         """`application`, for requests that may pass."""
 
-        def guarded(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        def guarded(environ: dict[str, Any], answer: Start) -> Iterable[bytes]:
+            start_response = as_download(answer) if "/artifacts/" in environ.get("PATH_INFO", "") else answer
             reason = self.refusal(environ)
             if reason:
                 return _text(start_response, "403 Forbidden", reason)
@@ -104,6 +110,21 @@ class Door:
         return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._cookie.encode())
 
 
+def as_download(start_response: Start) -> Start:
+    """`start_response` for files that people or models wrote: the browser saves them, and never runs them as pages of ours."""
+
+    def started(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        kept = [(name, value) for name, value in headers if name.lower() != "access-control-allow-origin"]
+        added = [
+            ("X-Content-Type-Options", "nosniff"),
+            ("Content-Disposition", "attachment"),
+            ("Content-Security-Policy", "sandbox"),
+        ]
+        return start_response(status, kept + added, *rest)
+
+    return started
+
+
 def _text(start_response: Start, status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
     start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"), *headers])
     return [text.encode()]
@@ -122,15 +143,33 @@ class _QuietHandler(WSGIRequestHandler):
         """The dashboard polls; a line for each request would bury the address."""
 
 
+def feasible_front(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
+    """The Pareto front of the trials that break no constraint; the dashboard's own knows none."""
+    from optuna_dashboard._pareto_front import get_pareto_front_trials
+
+    feasible = [trial for trial in trials if all(value <= 0 for value in trial.constraints.values())]
+    front: list[FrozenTrial] = get_pareto_front_trials(feasible, directions)
+    return front
+
+
 def open_server(
-    storage_url: str, host: str, port: int, study: str, *, token: str = "", hosts: Iterable[str] = ()
+    storage_url: str,
+    host: str,
+    port: int,
+    study: str,
+    *,
+    token: str = "",
+    hosts: Iterable[str] = (),
+    files: ArtifactStore | None = None,
 ) -> tuple[WSGIServer, str]:
     """A server that listens, and the address to open: of `study`, or of the list of studies when that is empty.
 
+    files: what it shows beside the database; none without it.
     token: what every request must know; needed beyond loopback. hosts: names by which it is reached there.
     Raises BadInput for an address beyond loopback without a token, OSError when the port is taken.
     """
     import optuna
+    from optuna_dashboard import _app as dashboard_app
     from optuna_dashboard import wsgi
 
     if not is_loopback(host) and not token:
@@ -143,10 +182,13 @@ def open_server(
             f"the dashboard's token has {len(token)} characters, which can be guessed; give {SHORTEST_TOKEN} or more"
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    dashboard_app.get_pareto_front_trials = feasible_front
     storage = optuna_storage(storage_url)
     kind = _Server6 if ":" in host else _Server
     door = Door(token, hosts if host in EVERYWHERE else [*hosts, host])
-    server = make_server(host, port, door.guard(wsgi(storage)), server_class=kind, handler_class=_QuietHandler)
+    server = make_server(
+        host, port, door.guard(wsgi(storage, artifact_store=files)), server_class=kind, handler_class=_QuietHandler
+    )
     page = ""
     if study:
         page = f"/dashboard/studies/{storage.get_study_id_from_name(study)}"

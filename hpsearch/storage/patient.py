@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import func, select
 
@@ -73,6 +74,17 @@ class PatientStorage(RDBStorage):
 
         return self._trying(attempt)
 
+    def _get_best_trial_id(self, study_id: int, direction: StudyDirection) -> int:
+        """The best feasible trial, as Optuna's study has it; of all trials where none is. The dashboard asks the storage."""
+        theirs = super()._get_best_trial_id
+        best = self._database.patiently(lambda: theirs(study_id, direction))
+        if _feasible(self.get_trial(best)):
+            return best
+        complete = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
+        sign = -1 if direction is StudyDirection.MAXIMIZE else 1
+        order = {trial._trial_id: sign * trial.value for trial in complete if _feasible(trial) and trial.value is not None}
+        return min(order, key=order.__getitem__, default=best)
+
     def _trying(self, attempt: Callable[[bool], T]) -> T:
         """Call `attempt` patiently; its argument says whether it was called before."""
         again = False
@@ -83,6 +95,10 @@ class PatientStorage(RDBStorage):
             return attempt(before)
 
         return self._database.patiently(once)
+
+
+def _feasible(trial: FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
 
 
 def _patient(name: str) -> Callable[..., Any]:
@@ -116,6 +132,5 @@ for _name in (
     "get_trial_system_attrs",
     "get_trial",
     "_get_trials",
-    "_get_best_trial_id",
 ):
     setattr(PatientStorage, _name, _patient(_name))

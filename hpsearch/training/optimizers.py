@@ -84,6 +84,8 @@ def build_optimizers(model: nn.Module, config: TrialConfig) -> list[Optimizer]:
     (4 layers, d_model 128) and a third at (6, 384).
     """
     groups = parameter_groups(model, config)
+    if _on_cpu(groups):
+        _without_compiler()
     rates: dict[str, Any] = {"lr": config.learning_rate}
     adam: dict[str, Any] = rates | {"betas": (config.beta1, config.beta2), "eps": config.adam_epsilon}
     match config.optimizer:
@@ -212,8 +214,23 @@ class CpuAdamW(torch.optim.AdamW):
 
 
 def _adamw(groups: list[Group], settings: dict[str, Any]) -> Optimizer:
-    on_cpu = all(weight.device.type == "cpu" for group in groups for weight in group.parameters)
-    return (CpuAdamW if on_cpu else torch.optim.AdamW)(_torch_groups(groups), fused=True, **settings)
+    return (CpuAdamW if _on_cpu(groups) else torch.optim.AdamW)(_torch_groups(groups), fused=True, **settings)
+
+
+def _on_cpu(groups: list[Group]) -> bool:
+    return all(weight.device.type == "cpu" for group in groups for weight in group.parameters)
+
+
+def _without_compiler() -> None:
+    """Nothing is compiled on a CPU: spare a new process the second in which an optimizer imports `torch._dynamo`.
+
+    torch does that import to mark these methods as not to be compiled, and remembers the marked one in this attribute. Where
+    torch has no such attribute, setting it has no effect.
+    """
+    for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
+        method = getattr(getattr(Optimizer, name), "__wrapped__", None)
+        if method is not None and not hasattr(method, "__dynamo_disable"):
+            setattr(method, "__dynamo_disable", method)
 
 
 def _torch_groups(groups: list[Group]) -> list[dict[str, Any]]:

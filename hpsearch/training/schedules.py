@@ -78,7 +78,11 @@ def rung_at(iteration: int, config: TrialConfig) -> int:
 
 def evaluations(config: TrialConfig) -> int:
     """Evaluations of a whole run: its number of rungs."""
-    return max(0, (2 * config.max_iters - config.eval_interval) // (2 * config.eval_interval)) + 1
+    return evaluations_in(config.max_iters, config.eval_interval)
+
+
+def evaluations_in(max_iters: int, eval_interval: int) -> int:
+    return max(0, (2 * max_iters - eval_interval) // (2 * eval_interval)) + 1
 
 
 def _due(iteration: int, interval: int, last: int) -> bool:

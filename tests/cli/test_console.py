@@ -67,16 +67,60 @@ def drawn(width: int, *, encoding: str = "utf-8", colours: bool = True) -> str:
     return raw.getvalue().decode(encoding)
 
 
-@pytest.mark.parametrize("width", [60, 72, 80, 90, 120, 200])
+def plain(text: str) -> list[str]:
+    return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 72, 80, 90, 120, 200])
 def test_the_view_fits_any_width_and_cuts_nothing(width: int) -> None:
-    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in drawn(width).splitlines()]
+    lines = plain(drawn(width))
     assert max(map(len, lines)) <= width
     whole = " ".join(" ".join(lines).split())
     assert REASON in whole  # Why it was pruned, over as many lines as it takes.
-    for part in ("lm 2 of 20 trials", "432/1000", "7.0000", "█▆▃▁", "best trial 0: val_bpb 6.0000", "lr_schedule wsd"):
+    for part in ("lm 2 of 20 trials", "7.0000", "█▆▃▁", "best trial 0: val_bpb 6.0000", "lr_schedule wsd"):
         assert part in whole, part
+    assert ("432/1000" in whole) == (width >= 60)
     assert ("tokens/s" in whole) == (width >= 90)
     assert "…" not in whole
+
+
+def screen(width: int, height: int) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, width=width, height=height, force_terminal=True, color_system="truecolor"), file
+
+
+@pytest.mark.parametrize("height", [10, 16, 40])
+def test_the_view_fits_any_height_and_says_what_it_leaves_out(height: int) -> None:
+    console, file = screen(90, height)
+    view = LiveView(12, console)
+    feed(view)
+    for number in range(4, 14):
+        view.started(trial(number), "slot", 0)
+    console.print(view)
+    lines = plain(file.getvalue())
+    assert len(lines) < height
+    shown = sum(bool(re.match(r" +\d+  .*0/1000", line)) for line in lines)
+    left_out = re.search(r"and (\d+) more running", file.getvalue())
+    assert shown + (int(left_out[1]) if left_out else 0) >= 10
+    assert (left_out is None) == (height == 40)
+    assert "best" in file.getvalue()
+
+
+def test_a_frame_that_wrapped_when_the_terminal_became_narrower_is_erased_whole() -> None:
+    console, file = screen(110, 40)
+    view = LiveView(2, console)
+    feed(view)
+    with view:
+        view._live.refresh()
+        frame = [line.rstrip("\r") for line in plain(file.getvalue())]
+        rows = frame[-frame[::-1].index(next(line for line in frame[::-1] if line.startswith("lm  2 of"))) - 1 :]
+        file.seek(0)
+        file.truncate()
+        console.width = 40
+        view._live.refresh()
+        wrapped = sum(-(-max(1, len(line)) // 40) for line in rows)
+        assert wrapped > len(rows)
+        assert file.getvalue().count("\x1b[2K") == wrapped
 
 
 def codes(text: str) -> set[str]:
@@ -103,6 +147,15 @@ def test_the_best_of_the_view_breaks_no_constraint() -> None:
     console.print(view)
     assert isinstance(console.file, io.StringIO)
     assert "trial 0: val_bpb 6.0000" in console.file.getvalue()
+
+
+def test_what_ended_is_told_with_its_curve() -> None:
+    console, file = screen(120, 30)
+    view = LiveView(2, console)
+    feed(view)
+    view.ended(trial(1, TrialState.PRUNED, reason=REASON), None)
+    console.print(view)
+    assert f"█▆▃▁ trial 1 pruned ({REASON})" in "\n".join(plain(file.getvalue()))
 
 
 def test_plain_lines_say_why_a_trial_was_pruned(capsys: pytest.CaptureFixture[str]) -> None:

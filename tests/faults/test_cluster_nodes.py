@@ -21,27 +21,18 @@ AT_WORK = (
 AFTER = "SELECT * FROM hps_attempts WHERE trial_number = :number ORDER BY attempt"
 
 
-@pytest.fixture(scope="module")
-def curves() -> dict[str, object]:
-    """Of the undisturbed study, once it has run."""
-    return {}
-
-
-def undisturbed(cli: Cli, curves: dict[str, object]) -> object:
+def undisturbed(cli: Cli) -> object:
     """The curves of the same study on one machine."""
-    if not curves:
-        elsewhere = Cli(cli.folder / "undisturbed", cli.environment)
-        elsewhere.folder.mkdir()
-        shutil.copy(cli.folder / "slow.yaml", elsewhere.folder)
-        elsewhere.ok(*STUDY, "--device", "cpu")
-        curves["all"] = points(f"sqlite:///{elsewhere.folder}/studies/hpsearch.db")
-    return curves["all"]
+    elsewhere = Cli(cli.folder / "undisturbed", cli.environment)
+    elsewhere.folder.mkdir()
+    shutil.copy(cli.folder / "slow.yaml", elsewhere.folder)
+    elsewhere.ok(*STUDY, "--device", "cpu")
+    return points(f"sqlite:///{elsewhere.folder}/studies/hpsearch.db")
 
 
-def test_fault_20_trials_of_a_lost_node_go_on_elsewhere(
-    storage_url: str, slow: Cli, ray_nodes: RayNodes, curves: dict[str, object]
-) -> None:
-    alone = undisturbed(slow, curves)
+@pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
+def test_fault_20_trials_of_a_lost_node_go_on_elsewhere(storage_url: str, slow: Cli, ray_nodes: RayNodes) -> None:
+    alone = undisturbed(slow)
     cli = Cli(slow.folder, slow.environment | ENVIRONMENT).using(storage_url)
     running = cli.start(*STUDY, "--executor", "ray", "--ray-address", ray_nodes.address, "--json")
     wait_for(lambda: bool(begun(storage_url)), running)

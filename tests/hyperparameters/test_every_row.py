@@ -19,7 +19,7 @@ from hpsearch.config import ALIASES, HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import ConfigError, SpaceError
 from hpsearch.report.export import best_config_yaml, read_config
 from hpsearch.report.view import StudyView
-from hpsearch.search.study import concrete
+from hpsearch.search.proposals import concrete
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.storage.records import BudgetRecord, StudyRecord, TrialRecord, TrialState
 

@@ -10,8 +10,14 @@ import optuna
 import pytest
 
 from hpsearch.report import figures
+from hpsearch.report.effects import marginal_effects, rate_against_size
+from hpsearch.report.effort import quality, timeline
+from hpsearch.report.failures import failures
+from hpsearch.report.gallery import NAMES, gallery
+from hpsearch.report.importance import importance_of, importances
+from hpsearch.report.parallel import parallel_coordinates
 from hpsearch.report.view import Scale, StudyView
-from hpsearch.storage.records import TrialState
+from hpsearch.storage.records import AttemptRecord, TrialState
 
 MakeView = Callable[..., StudyView]
 MakeOptuna = Callable[[StudyView], optuna.Study]
@@ -31,23 +37,12 @@ def test_every_figure_is_drawn_for_any_number_of_trials(
 ) -> None:
     view = thousand if trials == 1000 else make_view(trials)
     searched = {name: searched[name] for name in ("learning_rate", "d_model", "num_layers", "momentum", "tie_embeddings")}
-    importance = figures.importance_of(make_optuna(view), searched)
-    drawn = [
-        figures.history(view),
-        figures.learning_curves(view),
-        figures.learning_curves(view, "flops"),
-        figures.importances(view, importance),
-        figures.parallel_coordinates(view, searched, importance),
-        figures.slices(view, searched),
-    ]
+    drawn = gallery(view, make_optuna(view), searched).values()
+    assert len(drawn) == len(NAMES) + len(searched)
     for figure in drawn:
         assert figure.data or notes(figure), "an empty figure says why"
         assert figure.layout.title.text
         assert "NaN" not in figure.to_json()
-
-
-def test_nothing_searched_is_said(view: StudyView) -> None:
-    assert notes(figures.slices(view, {})) == ["nothing was searched"]
 
 
 def test_the_history_shows_each_trial_once_with_a_line_of_the_best_so_far(view: StudyView) -> None:
@@ -81,6 +76,69 @@ def test_curves_share_the_budget_axis_and_mark_where_trials_were_pruned(view: St
     assert flops == pytest.approx(view.best.flops, rel=1e-6)
 
 
+def test_curves_mark_where_trials_were_set_aside_and_taken_back(view: StudyView) -> None:
+    figure = figures.learning_curves(view)
+    turned = [each.trial_number for each in view.decisions if each.action == "promote"]
+    assert turned
+    for label in ("paused here", "promoted"):
+        assert sorted(trace(figure, label).customdata) == sorted(turned)
+        assert set(trace(figure, label).x) == {50.0}
+
+
+def test_marginal_effects_find_the_valley_and_the_bad_choice(thousand: StudyView, searched: dict[str, Scale]) -> None:
+    effects = marginal_effects(thousand, searched)
+    rate = effects["learning_rate"]
+    lowest = rate.places[rate.mean.index(min(rate.mean))]
+    assert 4e-4 < lowest < 4e-3, "the synthetic optimum is 1.3e-3"
+    optimizer = dict(zip(effects["optimizer"].places, effects["optimizer"].mean, strict=True))
+    assert optimizer["sgd"] > max(optimizer["adamw"], optimizer["lion"]) + 0.1, "though sgd always comes with momentum"
+    flat = effects["hidden_act"]
+    assert max(flat.mean) - min(flat.mean) < 0.05
+    assert all(low <= mean <= high for low, mean, high in zip(rate.low, rate.mean, rate.high, strict=True))
+
+
+def test_the_contour_leaves_out_where_no_trial_is_near(thousand: StudyView, view: StudyView) -> None:
+    field = trace(rate_against_size(thousand), "smoothed value")
+    rates, sizes, values = np.array(field.x), np.array(field.y), np.array(field.z)
+    assert values.shape == (len(sizes), len(rates))
+    _, column = np.unravel_index(np.nanargmin(values), values.shape)
+    assert 4e-4 < rates[column] < 4e-3
+    assert np.isnan(np.array(trace(rate_against_size(view), "smoothed value").z)).any()
+    same = StudyView(view.study, [replace(trial, num_parameters=5) for trial in view.trials], view.points)
+    assert notes(rate_against_size(same)) == ["all complete trials have the same size"]
+
+
+def test_compute_to_quality_counts_what_pruned_trials_cost_too(view: StudyView) -> None:
+    figure = quality(view)
+    line = trace(figure, "best so far")
+    assert line.x[-1] == pytest.approx(sum(trial.flops for trial in view.trials))
+    assert view.best is not None
+    assert line.y[-1] == pytest.approx(view.best.value)
+    assert list(np.diff(line.y) <= 0) == [True] * (len(line.y) - 1)
+
+
+def test_the_timeline_shows_every_stay_and_leaves_out_the_night(view: StudyView) -> None:
+    later = 36_000.0
+    attempts = [
+        replace(each, started_at=each.started_at + later, ended_at=(each.ended_at or 0) + later) if index >= 25 else each
+        for index, each in enumerate(view.attempts)
+    ]
+    figure = timeline(replace(view, attempts=attempts))
+    assert sum(len(part.x) for part in figure.data) == len(attempts)
+    assert figure.layout.xaxis.range[1] < 10, "minutes"
+    assert "1 interruption left out" in figure.layout.xaxis.title.text
+    running = AttemptRecord(0, 1, "slot-0", "here", 1, 5.0, 0)
+    assert timeline(replace(view, attempts=[running])).data[0].name == "complete"
+
+
+def test_failures_are_grouped_by_reason_whatever_the_numbers_in_it(thousand: StudyView) -> None:
+    found = failures(thousand)
+    assert [each.kind for each in found] == ["diverged", "failed"]
+    assert sum(len(each.trials) for each in found) == sum(
+        trial.state is TrialState.FAILED or trial.reason.startswith("diverged") for trial in thousand.trials
+    )
+
+
 def test_a_thousand_curves_are_thinned_with_their_ends_kept(thousand: StudyView) -> None:
     figure = figures.learning_curves(thousand)
     assert len(thousand.points) > 50_000
@@ -101,26 +159,28 @@ def test_importances_find_the_parameter_that_decides_and_include_conditional_one
         return (math.log10(rate) + 3) ** 2
 
     study.optimize(objective, n_trials=80)
-    importance = figures.importance_of(study, searched)
+    importance = importance_of(study, searched)
     assert next(iter(importance)) == "learning_rate"
     assert set(importance) == {"learning_rate", "dropout", "optimizer", "momentum"}
-    assert sum(importance.values()) == pytest.approx(1)
-    assert importance == figures.importance_of(study, searched), "the same each time"
+    assert sum(each.share for each in importance.values()) == pytest.approx(1)
+    assert all(each.low <= each.share <= each.high for each in importance.values())
+    assert importance["learning_rate"].low > importance["dropout"].high, "noise is told from what matters"
+    assert importance == importance_of(study, searched), "the same each time"
 
 
 def test_too_few_trials_for_importances_are_said(
     make_view: MakeView, make_optuna: MakeOptuna, searched: dict[str, Scale]
 ) -> None:
     view = make_view(3)
-    assert figures.importance_of(make_optuna(view), searched) == {}
+    assert importance_of(make_optuna(view), searched) == {}
     complete = len(view.ranked)
-    assert notes(figures.importances(view, {})) == [f"needs 10 complete trials; there are {complete}"]
+    assert notes(importances(view, {})) == [f"needs 10 complete trials; there are {complete}"]
 
 
 def test_parallel_coordinates_lead_a_trial_without_a_conditional_parameter_below_its_axis(
     thousand: StudyView, searched: dict[str, Scale]
 ) -> None:
-    figure = figures.parallel_coordinates(thousand, searched, {"beta2": 0.6, "learning_rate": 0.4})
+    figure = parallel_coordinates(thousand, searched, ["beta2", "learning_rate"])
     assert "unused" in notes(figure)
     assert "<b>beta2</b>" in notes(figure)
     heights = np.concatenate([part.y for part in figure.data])

@@ -98,9 +98,8 @@ def test_the_page_holds_every_figure_that_it_shows(page: Page, view: StudyView) 
     figures = json.loads(page.script("figures"))
     shown = [value for _, name, value in page.attributes if name == "data-figure"]
     assert sorted(shown) == sorted(figures)
-    assert {"history", "curves", "curves-flops", "importances", "parallel", "slice-learning_rate", "slice-momentum"} <= set(
-        shown
-    )
+    assert {"history", "quality", "curves", "curves-flops", "importances", "rate-size", "parallel", "timeline"} <= set(shown)
+    assert {"slice-learning_rate", "slice-momentum"} <= set(shown)
     assert all(figure["data"] and "template" not in figure["layout"] for figure in figures.values())
 
 
@@ -113,6 +112,8 @@ def test_the_page_says_what_came_out_and_how_to_get_it_again(page: Page, view: S
         assert fact in words
     assert "is worse than the median" in words, "reasons of pruned trials"
     assert "The class statement returns" in words, "the sample"
+    assert "hpsearch run --space 0007-lm/space.yaml --study lm --trials 50 --sampler tpe" in words
+    assert "diverged: the loss is not finite" in words or "its slot was killed" in words, "what failed"
 
 
 def test_differences_from_the_baseline_are_marked(text: str) -> None:
@@ -187,7 +188,7 @@ def test_a_browser_draws_every_figure_without_an_error(text: str, tmp_path: Path
         visible = tab.locator(".plot:visible")
         for index in range(visible.count()):
             visible.nth(index).locator(".main-svg").first.wait_for()
-        assert visible.count() == 20
+        assert visible.count() == 23
         assert tab.evaluate("document.documentElement.scrollWidth") == 420, "nothing is wider than the window"
         title = tab.locator(".plot .xtitle").first
         assert title.evaluate("node => getComputedStyle(node).fill") == "rgb(228, 230, 234)"

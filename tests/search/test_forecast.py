@@ -30,7 +30,8 @@ from hpsearch.search.forecast import (
     note,
 )
 from hpsearch.search.measuring import Bench, measure, measure_speed
-from hpsearch.search.study import candidate, check, new_budget
+from hpsearch.search.proposals import candidate
+from hpsearch.search.study import check, new_budget
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 
 SPACE = """

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpsearch.errors import BadInput
+from hpsearch.search.fronts import ranked_by_fronts
 from hpsearch.search.pruning import FIRST_DECISION
 from hpsearch.search.scheduling import (
     REDUCTION,
@@ -138,8 +139,8 @@ def test_between_decisions_a_trial_just_goes_on() -> None:
     scheduler = Halving(RUNGS)
     for number in range(10):
         scheduler.observe(number, 3, float(number))
-    for rung in (1, 2, 4, 5, 7, 12):
-        verdict = scheduler.observe(11, rung, 99.0)
+    for number, rung in ((11, 1), (11, 2), (0, 4), (0, 5), (0, 12)):
+        verdict = scheduler.observe(number, rung, 99.0)
         assert (verdict.action, verdict.decided) == ("continue", False)
 
 
@@ -471,3 +472,42 @@ def test_schedulers_by_name() -> None:
 )
 def test_ordinals(number: int, word: str) -> None:
     assert ordinal(number) == word
+
+
+def test_with_costs_trials_are_ranked_by_fronts_and_a_front_by_how_far_its_trials_are_apart() -> None:
+    #                best,        beaten,     smallest,     beaten twice, between
+    measures = {0: (1.0, 100.0), 1: (1.5, 100.0), 2: (3.0, 10.0), 3: (3.5, 100.0), 4: (1.2, 80.0)}
+    assert ranked_by_fronts(measures) == [0, 2, 4, 1, 3]
+    assert ranked_by_fronts({5: (2.0,), 3: (2.0,), 1: (4.0,)}) == [3, 5, 1]
+    assert ranked_by_fronts({}) == []
+
+
+def test_a_small_trial_goes_on_beside_larger_ones_with_lower_loss() -> None:
+    halving = Halving(RUNGS)
+    for number in range(1, 6):
+        halving.observe(number, 3, 2.0 + number / 10, None, (1000.0,))
+    assert halving.observe(6, 3, 9.0, None, (10.0,)).action == "continue"
+    assert halving.observe(7, 3, 9.0, None, (1000.0,)).action == "pause"
+
+
+def test_a_curve_is_judged_by_complete_trials_that_are_not_dearer() -> None:
+    def after(costs: float) -> str:
+        stopper = CurveStopper(Halving(RUNGS), RUNGS)
+        for number in (1, 2, 3):
+            for rung in range(1, RUNGS + 1):
+                stopper.observe(number, rung, 1.0 + 1.0 / rung, None, (500.0,))
+        verdicts = [stopper.observe(9, rung, 5.0 + 1.0 / rung, None, (costs,)) for rung in range(1, 7)]
+        return next((verdict.action for verdict in verdicts if verdict.decided_by == "curve"), "continue")
+
+    assert after(500.0) == "prune"
+    assert after(100.0) == "continue"
+
+
+def test_a_run_without_an_evaluation_at_a_rung_is_judged_at_the_next_one() -> None:
+    halving = Halving(RUNGS)
+    for number in range(1, 6):
+        halving.observe(number, 3, float(number))
+    assert halving.observe(6, 2, 9.0).action == "continue"
+    assert halving.observe(6, 4, 9.0).action == "pause"
+    assert halving.paused == {6: 3} | {number: 3 for number in halving.paused if number != 6}
+    assert halving.observe(1, 4, 1.0) == halving.observe(1, 5, 1.0)

@@ -10,9 +10,14 @@ import pytest
 from toy_spaces import SPACE
 from toys import Toys
 
+from hpsearch.errors import BadInput
 from hpsearch.search.coordinator import Coordinator
+from hpsearch.search.judging import Judge
+from hpsearch.search.ledger import Ledger
 from hpsearch.search.limits import Limits
+from hpsearch.search.scheduling import make_scheduler
 from hpsearch.search.study import Study
+from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import TrialRecord, TrialState
 
 
@@ -43,7 +48,7 @@ def test_halving_sets_trials_aside_promotes_some_and_ends_the_others_with_their_
 
 
 def test_a_promoted_trials_curve_is_that_of_one_that_was_never_paused(toys: Toys) -> None:
-    study, _ = toys.run(16, sampler="random", scheduler="halving")
+    study, _ = toys.run(24, sampler="random", scheduler="halving")
     promoted = {decision.trial_number for decision in study.store.decisions(study.record.id) if decision.action == "promote"}
     assert promoted
     for number in promoted:
@@ -143,3 +148,46 @@ def test_a_constraint_that_is_known_after_training_makes_a_trial_infeasible_and_
     study, _ = toys.run(4, text=text, sampler="random", pruner="none")
     assert all(trial.constraints["num_parameters"] < 0 for trial in trials(study))
     assert all(frozen.constraints["num_parameters"] < 0 for frozen in study.optuna.trials)
+
+
+def test_a_trial_that_takes_longer_than_allowed_ends_there_as_infeasible(toys: Toys) -> None:
+    text = SPACE + "constraints:\n  train_seconds: {max: 0.02}\n"
+    study, _ = toys.run(3, slots=1, text=text, pruner="none")
+    for trial in trials(study):
+        # The trainer says 0.01 s for each evaluation.
+        assert (trial.state, trial.rung) == (TrialState.PRUNED, 3)
+        assert trial.reason == "infeasible: train_seconds is 0.03 and constrained to at most 0.02"
+        assert trial.constraints["train_seconds"] == pytest.approx(0.5)
+    assert all(frozen.constraints["train_seconds"] > 0 for frozen in study.optuna.trials)
+    study, _ = toys.run(2, slots=1, name="at the end".replace(" ", "-"), text=text.replace("0.02", "0.035"), pruner="none")
+    assert [(trial.state, trial.feasible) for trial in trials(study)] == [(TrialState.COMPLETE, False)] * 2
+    assert trials(study)[0].reason.startswith("infeasible: train_seconds is 0.04")
+
+
+def test_with_several_objectives_only_the_scheduler_sets_trials_aside(toys: Toys) -> None:
+    text = SPACE.replace("data:", "objective: [val_bpb, num_parameters]\ndata:").replace("[16, 24]", "[16, 24, 48]")
+    with pytest.raises(BadInput, match="--pruner median: Optuna's pruners know one objective, and there are 2; --scheduler"):
+        toys.run(3, text=text, pruner="median")
+    study, _ = toys.run(12, slots=1, text=text, trainer="sized_curve", scheduler="halving_only", sampler="random")
+    assert study.record.pruner == "none"
+    assert any(decision.decided_by == "halving" for decision in study.store.decisions(study.record.id))
+    seen = trials(study)
+    assert {trial.state for trial in seen} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert all(len(trial.values or ()) == 2 for trial in seen if trial.state is TrialState.COMPLETE)
+
+
+def test_a_run_too_short_for_equal_rungs_is_whole_at_its_end(toys: Toys) -> None:
+    text = SPACE.replace("max_iters: 4, evaluations: 4", "max_iters: 25, evaluations: 10")
+    study, _ = toys.run(16, slots=1, text=text.replace("1e-2, log", "1, log"), scheduler="halving", sampler="random")
+    complete = [trial for trial in trials(study) if trial.state is TrialState.COMPLETE]
+    assert {trial.rung for trial in complete} == {8}
+    scheduler = make_scheduler("halving", 10)
+    assert scheduler is not None
+    judge = Judge(study, Ledger(study, this_process()), scheduler)
+    assert [judge.rung(complete[0].config, rung) for rung in range(1, 9)] == [1, 2, 3, 4, 6, 7, 8, 10]
+    decided = study.store.decisions(study.record.id)
+    assert {decision.rung for decision in decided if decision.decided_by == "halving"} == {3, 6}
+    assert len(complete) >= 3
+    judge.restore(study.store.points(study.record.id), decided, trials(study), [])
+    verdicts = [scheduler.observe(99, rung, 50 + 1 / rung) for rung in range(1, 7)]
+    assert "curve" in {verdict.decided_by for verdict in verdicts}

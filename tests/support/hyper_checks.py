@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hpsearch.data.batches import IGNORED, held_out_batches
 from hpsearch.errors import ConfigError
-from hpsearch.search.study import concrete
+from hpsearch.search.proposals import concrete
 from hpsearch.storage.records import BudgetRecord
 from hpsearch.training.loop import backward
 from hpsearch.training.optimizers import describe_groups

@@ -9,6 +9,7 @@ import resource
 import signal
 import time
 from collections.abc import Generator
+from dataclasses import replace
 
 import psutil
 
@@ -52,6 +53,13 @@ def curve(task: TrialTask) -> Run:
         if Answer.PAUSE in (answer, told):
             return TrainResult(Outcome.PAUSED, rung * interval)
     return TrainResult(Outcome.COMPLETE, steps, metrics={"val_loss": value, "val_bpb": value}, sample="words")
+
+
+def sized_curve(task: TrialTask) -> Run:
+    """`curve`, with the model's width as its size."""
+    width = float(task.config["d_model"])
+    result = yield from curve(task)
+    return replace(result, metrics=result.metrics | {"num_parameters": width})
 
 
 def slow_curve(task: TrialTask) -> Run:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_for(condition: Callable[[], bool], *running: subprocess.Popen[str], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], bool], *running: subprocess.Popen[str], seconds: float = 180) -> None:
     """Return once `condition` holds. Fails when it never does, or when one of `running` ends before."""
     deadline = time.monotonic() + seconds
     while not condition():
