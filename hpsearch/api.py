@@ -64,6 +64,8 @@ class Options(TypedDict, total=False):
     seeds: int
     storage: str | None
     """The database's URL; by default SQLite in `studies_dir`."""
+    trackers: Sequence[str]
+    """`tensorboard`, `mlflow`, `wandb`."""
     studies_dir: str | Path
     """Where studies keep their files; `studies`."""
     view: View
@@ -158,6 +160,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
         step_limit_s=options.get("step_limit", 600.0),
         confirm=(options.get("top", 3), options.get("seeds", 5)) if options.get("confirm") else None,
         again=_interrupt,
+        trackers=options.get("trackers", ()),
     )
     seen, _ = write_results(worked.study, ended=bool(worked.ended))
     worked.study.store.close()

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import FrameType
@@ -24,6 +24,7 @@ from hpsearch.search.study import Checked, CheckedModel, Request, Study, check, 
 from hpsearch.search.watcher import Watcher
 from hpsearch.space.edges import edges
 from hpsearch.storage.leases import this_process
+from hpsearch.tracking import Both, Tracking, require_trackers
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
@@ -64,16 +65,18 @@ def work(
     step_limit_s: float = STEP_LIMIT_S,
     confirm: tuple[int, int] | None = None,
     again: Again | None = None,
+    trackers: Sequence[str] = (),
 ) -> Worked:
     """Create or resume the study of `request` and work on it until its total of trials is reached or something stops it.
 
     watch: the view, for a number of slots. confirm: how many of the best to confirm, and on how many seeds. again: what a
-    second Ctrl-C does; by default it ends the process. Raises what `check`, `open_study` and `Coordinator.run` raise.
+    second Ctrl-C does; by default it ends the process. trackers: names of TRACKERS. Raises what `check`, `open_study` and
+    `Coordinator.run` raise.
     """
     with warnings.catch_warnings():
         # Optuna calls what it has had for years experimental; nothing that a user could do about it.
         warnings.filterwarnings("ignore", message=".*experimental")
-        return _work(request, where, watch, say, limits, step_limit_s, confirm, again)
+        return _work(request, where, watch, say, limits, step_limit_s, confirm, again, trackers)
 
 
 def _work(
@@ -85,7 +88,9 @@ def _work(
     step_limit_s: float,
     confirm: tuple[int, int] | None,
     again: Again | None,
+    trackers: Sequence[str],
 ) -> Worked:
+    require_trackers(trackers)
     checked = check(request)
     if confirm is not None:
         checked.workload.require_seed()
@@ -104,7 +109,10 @@ def _work(
             except KeyboardInterrupt:
                 say(f"interrupted: study '{opened.record.name}' has not begun; the same command begins it")
                 raise
-            with watch(count) as watcher:
+            with contextlib.ExitStack() as watching:
+                watcher = watching.enter_context(watch(count))
+                if trackers:
+                    watcher = Both(watcher, watching.enter_context(Tracking(trackers, opened.folder, say)))
                 coordinator = Coordinator(opened, slots, watcher, owner, limits, step_limit_s=step_limit_s)
                 with stop_on_signals(coordinator, again) as caught:
                     ended = coordinator.run()

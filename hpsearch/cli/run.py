@@ -132,6 +132,10 @@ def run(
     ] = False,
     top: TopOption = TOP,
     seeds: SeedsOption = SEEDS,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option("--tracker", metavar="NAME", help="Also tell tensorboard, mlflow or wandb (offline); may be repeated."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Search: create or resume a study and work on it until it has N trials."""
@@ -200,6 +204,7 @@ def run(
         step_limit_s=step_limit,
         confirm=(top, seeds) if confirm else None,
         again=leave_at_once,
+        trackers=tracker or (),
     )
     code = finish(worked, as_json=as_json)
     if worked.confirmation_signals:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hpsearch.config import HYPERPARAMETERS, Hyperparameter
 from hpsearch.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from hpsearch.config import Hyperparameter
 
 
 class TrialState(enum.StrEnum):
@@ -85,6 +87,8 @@ class StudyRecord:
 
     def hyperparameter(self, name: str) -> Hyperparameter | None:
         """What is known of a name in its configs."""
+        from hpsearch.config import HYPERPARAMETERS  # Here: it brings pydantic, which `status` does not need.
+
         return None if self.own else HYPERPARAMETERS.get(name)
 
     def unit(self, objective: str) -> str:
