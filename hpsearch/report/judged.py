@@ -74,7 +74,8 @@ def confirmation(view: StudyView) -> go.Figure:
     verdict = view.verdict
     figure = new_figure(_headline(verdict), x="", y=measure(view))
     if verdict is None:
-        return empty(figure, f"not confirmed yet; `hpsearch confirm --study {view.study.name}` retrains the best few")
+        how = "hpsearch run … --confirm" if view.study.own else f"hpsearch confirm --study {view.study.name}"
+        return empty(figure, f"not confirmed yet; `{how}` retrains the best few")
     rows = verdict.confirmed
     seeds = [(place, value) for place, each in enumerate(rows) for value in each.values.values()]
     figure.add_trace(

@@ -154,7 +154,11 @@ def _sections(drawn: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
         "parallel": "One line for each complete trial, the most important parameters first; the last axis is its value.",
         "timeline": "A bar is the stay of one trial in one slot, coloured by how the trial ended.",
     }
-    return [{"id": name, "title": Markup(drawn[name]["title"]), "note": notes[name]} for name in NAMES if name in notes]
+    return [
+        {"id": name, "title": Markup(drawn[name]["title"]), "note": notes[name]}
+        for name in NAMES
+        if name in notes and name in drawn
+    ]
 
 
 def _compared(view: StudyView, searched: Mapping[str, Scale], *, same: bool) -> list[dict[str, Any]]:

@@ -211,8 +211,11 @@ class Ledger:
         self.save(replace(record, told=True))
         if record.state is not TrialState.COMPLETE:
             # It will never go on, and its weights are of no use.
-            shutil.rmtree(study.trial_folder(record.number) / "checkpoints", ignore_errors=True)
-            self._remove_checkpoints(record.number)
+            if study.record.own:
+                self._remove_own_checkpoints(record.number)
+            else:
+                shutil.rmtree(study.trial_folder(record.number) / "checkpoints", ignore_errors=True)
+                self._remove_checkpoints(record.number)
             study.store.forget_checkpoints(self._id, record.number, token=self._token)
 
     def _remove_checkpoints(self, number: int) -> None:
@@ -222,6 +225,17 @@ class Ledger:
             for useless in (path, path.with_name(f"{path.name}.sha256"), path.with_name("best.safetensors")):
                 with contextlib.suppress(OSError):
                     useless.unlink()
+
+    def _remove_own_checkpoints(self, number: int) -> None:
+        """Those that a trainer of one's own reported, as far as they are in the trial's folder: others may be anyone's."""
+        for saved in self.checkpoints(number):
+            path = self._study.folder / saved.path
+            if not path.is_relative_to(self._study.trial_folder(number)):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _relative(self, path: str) -> str:
         try:

@@ -124,6 +124,14 @@ def test_a_checkpoint_that_is_gone_is_passed_over(tune: Tune) -> None:
     assert (study.trials[0].folder / "resumed").read_text() == "2 step-2"
 
 
+def test_checkpoints_of_a_pruned_trial_go_and_nothing_else_does(tune: Tune, tmp_path: Path) -> None:
+    study = tune(own_trainers.saves_here_and_there)
+    complete, pruned = study.trials
+    assert {"file", "folder"} <= {path.name for path in complete.folder.iterdir()}
+    assert {"file", "folder"}.isdisjoint(path.name for path in pruned.folder.iterdir())
+    assert (tmp_path / "theirs").exists()
+
+
 def test_what_is_measured_beyond_the_budget_does_not_count(tune: Tune) -> None:
     study = tune(own_trainers.goes_beyond, trials=1, slots=1)
     assert study.trials[0].value == 0.5
@@ -197,3 +205,12 @@ def test_bad_input_is_refused_before_anything_is_made(
 def test_an_unknown_option_is_an_error(tune: Tune) -> None:
     with pytest.raises(TypeError, match="unknown option 'trails'; known: trials"):
         tune(own_trainers.curve, trails=3)
+
+
+def test_the_report_has_only_what_is_known_of_such_a_study(tune: Tune) -> None:
+    study = tune(own_trainers.curve, trials=2)
+    page = (study.folder / "report.html").read_text()
+    assert "What was searched" in page
+    assert "hpsearch.tune(own_trainers:curve" in page
+    for absent in ("Generated text", "training compute", "Which learning rate suits which size", "tokens/s"):
+        assert absent not in page

@@ -108,6 +108,19 @@ def cleans_up(config: dict[str, Any], run: Run) -> Said:
         (run.folder / "closed").touch()
 
 
+def saves_here_and_there(config: dict[str, Any], run: Run) -> Said:
+    """A file and a folder of its own, and something that is not its own, as checkpoints; then it diverges."""
+    theirs = run.folder.parents[2] / "theirs"
+    theirs.touch()
+    own_file, own_folder = run.folder / "file", run.folder / "folder"
+    own_file.touch()
+    own_folder.mkdir()
+    (own_folder / "part").touch()
+    for step, path in enumerate((own_file, own_folder, theirs), 2):
+        yield Checkpoint(step, path)
+    yield Evaluation(8, math.nan if run.trial else 0.5)
+
+
 def returns_a_number(config: dict[str, Any], run: Run) -> float:
     return 1.0
 
