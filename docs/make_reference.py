@@ -83,7 +83,7 @@ def _doc(info: Hyperparameter) -> str:
 
 
 def space() -> Iterator[str]:
-    schema = space_schema()["properties"]
+    schema = space_schema()["else"]["properties"]
     yield "# The space language"
     yield ""
     yield "A space is a YAML file of these entries; only `parameters` is needed. `hpsearch space schema` prints the JSON Schema, with"

@@ -332,7 +332,8 @@ class Hyperparameter:
     name: str
     section: str
     doc: str
-    kind: Literal["int", "float", "bool", "str", "choice"]
+    kind: Literal["int", "float", "bool", "str", "choice", "number"]
+    """`number`: whole or not, as it comes; only of an expression in a space for another trainer."""
     default: Any
     derived: str | None
     optional: bool

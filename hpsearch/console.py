@@ -17,7 +17,6 @@ from rich.segment import ControlCode, ControlType, Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpsearch.objectives import OBJECTIVES
 from hpsearch.report.sparkline import BLOCKS, levels_for, sparkline
 from hpsearch.report.view import StudyView, described, duration
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
@@ -93,10 +92,8 @@ class PlainLines:
         name = self._tally.study.objectives[0]
         value = point.metrics.get(name)
         shown = f"{name} {value:.4f}" if value is not None else f"val_loss {point.metrics.get('val_loss', math.nan):.4f}"
-        self._say(
-            f"trial {trial.number} rung {point.rung}/{self._tally.study.budget.evaluations} {shown} "
-            f"({point.tokens_per_s:,.0f} tokens/s)"
-        )
+        pace = f"step {point.iteration}" if self._tally.study.own else f"{point.tokens_per_s:,.0f} tokens/s"
+        self._say(f"trial {trial.number} rung {point.rung}/{self._tally.study.budget.evaluations} {shown} ({pace})")
 
     def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
         self._tally.end(trial)
@@ -140,9 +137,12 @@ class _Row:
     curve: list[float] = field(default_factory=list)
     """What was measured at each evaluation that this view saw."""
 
+    steps: int | None = None
+    """Of the whole run."""
+
     @property
     def done(self) -> float:
-        return self.iteration / max(1, self.trial.config.get("max_iters") or 1)
+        return self.iteration / max(1, self.steps or 1)
 
 
 class _Live(Live):
@@ -194,7 +194,8 @@ class LiveView:
         self._baseline = seen.baseline if seen.baseline in seen.ranked else None
 
     def started(self, trial: TrialRecord, slot: str, from_iteration: int) -> None:
-        self._rows[trial.number] = _Row(trial, slot, iteration=from_iteration)
+        assert self._tally.study is not None
+        self._rows[trial.number] = _Row(trial, slot, iteration=from_iteration, steps=self._tally.study.steps(trial))
 
     def progress(self, trial: TrialRecord, progress: Progress) -> None:
         row = self._rows[trial.number]
@@ -251,29 +252,30 @@ class LiveView:
 
     def _running(self, study: StudyRecord, width: int, rows: Sequence[tuple[int, _Row]]) -> Table:
         """The running trials; a narrow terminal gets fewer columns, not cut ones."""
-        wide, narrow, known = width >= WIDE, width < NARROW, OBJECTIVES.get(study.objectives[0])
+        wide, narrow, unit = width >= WIDE, width < NARROW, study.unit(study.objectives[0])
+        compute = wide and not study.own
         curve = CURVE // 2 if narrow else CURVE
         table = Table(box=None, pad_edge=False, expand=True)
         table.add_column("trial", justify="right", no_wrap=True)
         table.add_column("", ratio=1, min_width=4 if narrow else 8)
         if not narrow:
             table.add_column("step", justify="right", no_wrap=True)
-        if wide:
+        if compute:
             table.add_column("train loss", justify="right", no_wrap=True)
-        table.add_column(f"{study.objectives[0]}{f' ({known.unit})' if known and wide else ''}", justify="right")
+        table.add_column(f"{study.objectives[0]}{f' ({unit})' if unit and wide else ''}", justify="right")
         table.add_column("curve", no_wrap=True, min_width=curve)
-        if wide:
+        if compute:
             table.add_column("tokens/s", justify="right", no_wrap=True)
         none = "–" if self._levels == BLOCKS else "-"
         for number, row in rows:
             cells: list[RenderableType] = [
                 str(number),
                 ProgressBar(total=1.0, completed=min(1.0, row.done)),
-                *([] if narrow else [f"{row.iteration}/{row.trial.config.get('max_iters', '?')}"]),
+                *([] if narrow else [f"{row.iteration}/{row.steps or '?'}"]),
                 none if row.value is None else f"{row.value:.4f}",
                 sparkline(row.curve, curve, self._levels),
             ]
-            if wide:
+            if compute:
                 cells.insert(3, none if row.train_loss is None else f"{row.train_loss:.3f}")
                 cells.append(f"{row.tokens_per_s:,.0f}" if row.tokens_per_s else none)
             table.add_row(*cells)

@@ -56,3 +56,7 @@ OBJECTIVES: dict[str, Objective] = {
     )
 }
 """Every objective by name; all are minimised."""
+
+NEGATED = "neg_"
+"""An objective that a trainer of one's own wants to be large is minimised under its name after this, with the other sign (as
+scikit-learn's `neg_log_loss`, the other way round)."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
     from hpsearch.report.view import StudyView
     from hpsearch.search.confirmation import Retraining
-    from hpsearch.search.study import Study
     from hpsearch.storage.records import Owner, StudyRecord
     from hpsearch.storage.store import Store
 
@@ -60,10 +59,16 @@ def confirm(
     from hpsearch.search.lease import lease_kept
     from hpsearch.search.study import LEASE_S
     from hpsearch.storage.leases import this_process
+    from hpsearch.working import to_retrain
 
     signal.signal(signal.SIGTERM, leave)
     require_counts(top, seeds)
     store, record = open_for_reading(storage, studies_dir, study)
+    if record.own:
+        raise BadInput(
+            f"study '{record.name}' has a trainer of your own, which this command does not know: give the same "
+            "`hpsearch run` again, with --confirm"
+        )
     seen = StudyView.load(store, record, curves=False)
     seen.pick()
     devices = choose_device(device)
@@ -108,14 +113,6 @@ def require_counts(top: int, seeds: int) -> None:
         raise BadInput(f"--seeds {seeds}: give a number of seeds from 1, and 2 or more for an interval")
 
 
-def to_retrain(view: StudyView, top: int, seeds: int) -> list[Retraining]:
-    """What `--top` and `--seeds` ask for and the store does not have yet."""
-    from hpsearch.search.confirmation import confirmable, fresh_seeds, left_to_do
-
-    trials = confirmable(view.ranked, view.baseline, top) if view.ranked else []
-    return left_to_do(trials, fresh_seeds(view.trials, seeds), view.confirmations)
-
-
 def retrain(
     store: Store,
     record: StudyRecord,
@@ -126,25 +123,17 @@ def retrain(
     work: list[Retraining],
 ) -> tuple[list[int], list[str]]:
     """Do the work. Returns the signals that came and what could not be retrained."""
-    from hpsearch.cli.run import say, stop_on_signals
+    from hpsearch.cli.run import leave_at_once, say
     from hpsearch.search.confirmation import Confirmation
+    from hpsearch.working import stop_on_signals
 
     say(f"confirming study '{record.name}': {len(work)} retraining{'s' if len(work) > 1 else ''} on fresh seeds")
     if devices[0].partition(":")[0] != record.device.partition(":")[0]:
         say(f"the study ran on {record.device} and this is {devices[0]}: values compare among themselves only")
     confirmation = Confirmation(store, record, executor, owner, folder, cache_dir(), devices, say)
-    with stop_on_signals(confirmation) as caught:
+    with stop_on_signals(confirmation, leave_at_once) as caught:
         confirmation.run(work)
     return (caught if confirmation.stopping else []), confirmation.failures
-
-
-def confirm_best(study: Study, executor: Executor, owner: Owner, top: int, seeds: int) -> list[int]:
-    """The same at the end of a run, in its slots. Returns the signals that came meanwhile."""
-    from hpsearch.report.view import StudyView
-
-    record = study.store.study(study.record.name)
-    work = to_retrain(StudyView.load(study.store, record, curves=False), top, seeds)
-    return retrain(study.store, record, executor, owner, study.folder, study.devices, work)[0] if work else []
 
 
 def confirmation_dict(view: StudyView, failures: list[str], *, interrupted: bool) -> dict[str, Any]:
@@ -171,8 +160,8 @@ def print_verdict(view: StudyView) -> None:
 
 
 def _slot_count(word: str, devices: tuple[str, ...], threads: int) -> int:
-    from hpsearch.cli.run import slot_count
     from hpsearch.execution.devices import cores
+    from hpsearch.places import slot_count
 
     if word == "auto" and devices[0] == "cpu":
         return max(1, cores() // threads)  # Each with the study's own number of threads, so that a run repeats.
@@ -181,8 +170,9 @@ def _slot_count(word: str, devices: tuple[str, ...], threads: int) -> int:
 
 def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:
     """Write the files that `run` left at its end anew, now with the verdict; not before it has ended."""
-    from hpsearch.cli.take import axes, load_optuna
+    from hpsearch.cli.take import load_optuna
     from hpsearch.report.export import best_config_yaml
+    from hpsearch.report.view import axes
     from hpsearch.space.edges import edges
     from hpsearch.space.load import parse_space
 

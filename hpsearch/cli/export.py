@@ -78,6 +78,11 @@ def export(
         return
     view = load_view(storage, studies_dir, study)
     chosen = choose(view, trial, prefer)
+    if view.study.own and (format == "hf" or program is not None):
+        asked = "--format hf" if format == "hf" else f"--for {program}"
+        raise BadInput(
+            f"{asked}: study '{view.study.name}' has a trainer of your own; use --format yaml, json, toml, env or cli"
+        )
     if format == "hf":
         assert out is not None
         export_trial(view, chosen, studies_dir / view.study.folder / "trials" / f"{chosen.number:04d}", out)

@@ -30,7 +30,7 @@ from hpsearch.errors import BadInput
 
 if TYPE_CHECKING:
     from hpsearch.report.view import StudyView
-    from hpsearch.storage.records import TrialRecord
+    from hpsearch.storage.records import PointRecord, TrialRecord
 
 
 SPARK = 10
@@ -235,7 +235,10 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
     if trial.reason:
         print(f"reason: {trial.reason}")
     print(f"proposed: {described(trial.params)}")
-    print(f"parameters: {trial.num_parameters:,}; tokens {trial.tokens:,}; {trial.flops:.3g} FLOP; {trial.seconds:.1f} s")
+    if view.study.own:
+        print(f"steps {trial.iteration} of {view.study.steps(trial)}; {trial.seconds:.1f} s")
+    else:
+        print(f"parameters: {trial.num_parameters:,}; tokens {trial.tokens:,}; {trial.flops:.3g} FLOP; {trial.seconds:.1f} s")
     print("\nconfig")
     for key, setting in trial.config.items():
         if setting is not None:
@@ -245,19 +248,27 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
         curve = sparkline(curve_of(view, trial.number), 2 * SPARK, levels_for(sys.stdout.encoding))
         print(f"\nevaluations  {curve}")
         metrics = sorted(points[0].metrics)
+        before: dict[str, Callable[[PointRecord], str]] = {
+            "tokens": lambda point: f"{point.tokens}",
+            "train_loss": lambda point: f"{point.train_loss:.4f}",
+        }
+        after: dict[str, Callable[[PointRecord], str]] = {
+            "learning_rate": lambda point: short(point.learning_rate),
+            "tokens/s": lambda point: f"{point.tokens_per_s:.0f}",
+        }
+        if view.study.own:
+            before, after = {}, {"seconds": lambda point: f"{point.seconds:.1f}"}
         rows = [
             [
                 str(point.rung),
                 str(point.iteration),
-                f"{point.tokens}",
-                f"{point.train_loss:.4f}",
+                *(cell(point) for cell in before.values()),
                 *(f"{point.metrics.get(metric, float('nan')):.4f}" for metric in metrics),
-                short(point.learning_rate),
-                f"{point.tokens_per_s:.0f}",
+                *(cell(point) for cell in after.values()),
             ]
             for point in points
         ]
-        print_table(["rung", "step", "tokens", "train_loss", *metrics, "learning_rate", "tokens/s"], rows)
+        print_table(["rung", "step", *before, *metrics, *after], rows)
     if groups:
         print("\nparameter groups")
         print_table(list(groups[0]), [[short(group[key]) for key in groups[0]] for group in groups])

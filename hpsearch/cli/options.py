@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpsearch.errors import BadInput, HpsearchError
+from hpsearch.places import STUDIES_DIR, cache_dir, read_secret, storage_url
+
+__all__ = ["STUDIES_DIR", "cache_dir", "read_secret", "storage_url"]
 
 if TYPE_CHECKING:
     from hpsearch.storage.records import StudyRecord
@@ -61,43 +63,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="auto: every GPU that torch can use, else the CPU.")
 ]
-STUDIES_DIR = Path("studies")
-
 TopOption = Annotated[int, typer.Option("--top", metavar="N", help="Confirm so many of the best trials, beside the default.")]
 SeedsOption = Annotated[int, typer.Option("--seeds", metavar="N", help="Fresh seeds that each of them is confirmed on.")]
 TOP, SEEDS = 3, 5
-
-
-def storage_url(storage: str | None, studies_dir: Path) -> str:
-    """The database to use: the given one, or the SQLite file in the studies folder.
-
-    HPSEARCH_STORAGE_PASSWORD_FILE names a file with the password of a URL that has none.
-    """
-    from hpsearch.storage.engine import parse_url, sqlite_url
-
-    file = os.environ.get("HPSEARCH_STORAGE_PASSWORD_FILE")
-    if not storage or not file:
-        return storage or sqlite_url(studies_dir / "hpsearch.db")
-    url = parse_url(storage)
-    if url.password is None and url.get_backend_name() != "sqlite":
-        url = url.set(password=read_secret("HPSEARCH_STORAGE_PASSWORD_FILE", Path(file)))
-    return url.render_as_string(hide_password=False)
-
-
-def read_secret(option: str, path: Path) -> str:
-    """The text of a file without its last line's end. Raises BadInput."""
-    try:
-        return path.read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{option} {path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None
-
-
-def cache_dir() -> Path:
-    """Where tokenised texts are kept, shared by all studies of a user. `HPSEARCH_CACHE_DIR` names another place."""
-    from platformdirs import user_cache_path
-
-    named = os.environ.get("HPSEARCH_CACHE_DIR")
-    return Path(named) if named else user_cache_path("hpsearch", appauthor=False)
 
 
 def open_store(storage: str | None, studies_dir: Path) -> Store:

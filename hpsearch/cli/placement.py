@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpsearch.errors import BadInput, did_you_mean
+from hpsearch.places import Placement, on_this_machine, slot_count
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
@@ -41,32 +40,10 @@ SharedOption = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Placement:
-    devices: tuple[str, ...]
-    threads: int
-    """Of each slot of a new study."""
-    open: Callable[[int], Executor]
-    """Starts the slots, with the threads of each."""
-
-
-def on_this_machine(slots: str, device: str) -> Placement:
-    """Raises BadInput for a device that is not there, or no number of slots."""
-    from hpsearch.cli.run import slot_count
-    from hpsearch.execution.devices import choose_device, cores
-    from hpsearch.execution.local import LocalExecutor
-
-    devices = choose_device(device)
-    count = slot_count(slots, devices)
-    threads = max(1, cores() // count) if devices[0] == "cpu" else 1
-    return Placement(devices, threads, lambda threads: LocalExecutor(count, threads))
-
-
 def on_a_cluster(
     slots: str, device: str, address: str | None, gpus_per_slot: float | None, shared: str | None, studies_dir: Path
 ) -> Placement:
     """Raises BadInput for options that no cluster has, ClusterUnreachable when this one does not answer."""
-    from hpsearch.cli.run import slot_count
     from hpsearch.execution.cluster import RayExecutor
     from hpsearch.execution.connect import cluster_gpus
 
@@ -85,9 +62,9 @@ def on_a_cluster(
     elif device == "cuda" and not gpus_per_slot:
         raise BadInput("--gpus-per-slot 0: --device cuda needs a share of a GPU; leave one of them out")
 
-    def start(threads: int) -> Executor:
+    def start(threads: int, trainer: str) -> Executor:
         place = shared or studies_dir
-        return RayExecutor(count, threads, address=address, gpus_per_slot=gpus_per_slot, shared=place)
+        return RayExecutor(count, threads, address=address, gpus_per_slot=gpus_per_slot, shared=place, trainer=trainer)
 
     return Placement(("cuda:0",) if gpus_per_slot else ("cpu",), 1, start)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,15 +16,11 @@ from hpsearch.cli.run import DataOption, SetOption, SpaceOption
 from hpsearch.errors import BadInput
 
 if TYPE_CHECKING:
-    from hpsearch.execution.protocol import Executor
     from hpsearch.search.forecast import Forecast, TrialCost
-    from hpsearch.search.study import Checked, Study
 
 SHAPES = 6
 SHAPE_S = 1.5
 """Seconds of steps for each shape."""
-SHORT_S = 60.0
-"""A study that is over sooner is forecast from its baseline alone: more would take as long as the study."""
 
 
 @app.command()
@@ -47,18 +42,20 @@ def price(
     as_json: JsonOption = False,
 ) -> None:
     """Forecast time, tokens, FLOPs, disk and memory by short real runs. Creates no study and leaves nothing behind."""
-    from hpsearch.cli.run import leave, load, say, slot_count
+    from hpsearch.cli.run import leave, load, say
     from hpsearch.execution.devices import choose_device, cores
     from hpsearch.execution.local import LocalExecutor
+    from hpsearch.places import slot_count
     from hpsearch.search.forecast import draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
-    from hpsearch.search.proposals import candidate
-    from hpsearch.search.study import Request, check, new_budget
+    from hpsearch.search.study import CheckedModel, Request, check, new_budget
 
     signal.signal(signal.SIGTERM, leave)
     if trials < 1:
         raise BadInput(f"--trials {trials}: a study has at least 1 trial")
     chosen = load(space, settings, budget, data)
+    if chosen.own:
+        raise BadInput(f"--space {space}: only the runs of a trainer of your own tell its price; run a few trials first")
     devices = choose_device(device)
     count = slot_count(slots, devices)
     threads = max(1, cores() // count) if devices[0] == "cpu" else 1
@@ -74,83 +71,20 @@ def price(
             threads=threads,
         )
         checked = check(request)
-        bench = Bench(chosen, request.cache_dir, devices, threads, checked.corpus.data_fingerprint)
+        assert isinstance(checked, CheckedModel)
+        bench = Bench(chosen, request.cache_dir, devices, threads, checked.fingerprint)
         say(f"measuring up to {SHAPES} shapes of the space in {count} slot{'s' if count > 1 else ''} ...")
         with contextlib.closing(LocalExecutor(count, threads)) as executor:
             speed = None
             if chosen.budget.kind == "device_seconds":
                 speed = measure_speed(bench, executor, checked.baseline)
             record = new_budget(request, speed)
-            corpora = {checked.baseline.vocab_size: checked.corpus}
-            configs = draw_configs(chosen, lambda proposal: candidate(chosen, proposal, record, request.cache_dir, corpora))
+            configs = draw_configs(chosen, lambda proposal: checked.workload.candidate(proposal, record))
             found = forecast(bench, executor, configs, trials, checked.corpus, shapes=SHAPES, enough_s=SHAPE_S)
     if as_json:
         print_json(forecast_dict(found))
     else:
         print_forecast(found)
-
-
-def announce(study: Study, checked: Checked, slots: int, executor: Executor, token: str) -> None:
-    """Measure the machine if that was not done for this study, and say what the study will cost."""
-    from hpsearch.cli.run import say
-    from hpsearch.report.view import amount
-    from hpsearch.search.earlier import kept
-    from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
-    from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
-    from hpsearch.search.priors import clamped
-    from hpsearch.search.samplers import FeasibleSampler
-
-    record, bench = study.record, Bench.of(study)
-    verb = "resuming" if study.resumed else "new"
-    say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
-    if record.budget.flops_per_s is None:
-        say(f"measuring the speed of {slots} slot{'s' if slots > 1 else ''} on {record.device} ...")
-        seconds = MEASURE_S if record.budget.kind == "device_seconds" else GLANCE_S
-        speed = measure_speed(bench, executor, checked.baseline, seconds)
-        study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
-        say(f"speed: {amount(speed, 'FLOP/s')} a slot")
-    sampler = study.optuna.sampler
-    if isinstance(sampler, FeasibleSampler) and sampler.law and not study.resumed:
-        for told in clamped(study.space, sampler.law):
-            say(told)
-    for earlier in kept(study.record):
-        for told in earlier.sentences(study.record):
-            say(told)
-    left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
-    if left <= 0:
-        return
-    noted = record.extras.get("forecast", {})
-    if (noted.get("trials"), noted.get("slots")) != (study.total, slots):
-        configs = draw_configs(study.space, study.candidate)
-        rate = study.record.budget.flops_per_s
-        short = rate is not None and study.total * trial_flops(configs[0]) / rate / slots < SHORT_S
-        found = forecast(bench, executor, configs, study.total, checked.corpus, shapes=1 if short else 3)
-        noted = note(found)
-        study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
-    say(cost(noted, left))
-
-
-def cost(noted: Mapping[str, Any], left: int) -> str:
-    from hpsearch.report.view import amount, duration
-
-    part = left / noted["trials"]
-    return (
-        f"cost: {left} trials, {noted['slots']} at a time: at most about {duration(part * noted['seconds'])}; "
-        f"{noted['tokens']:,.0f} tokens and {amount(noted['flops'], 'FLOP')} a trial (the mean of the space), "
-        f"{noted['rungs']} rungs, "
-        f"up to {amount(part * noted['disk_bytes'], 'B')} of disk, {amount(noted['memory_bytes'], 'B')} of memory"
-    )
-
-
-def note_cost(study: Study, token: str) -> None:
-    """Store how far the forecast was off."""
-    from hpsearch.search.forecast import compared
-
-    record = study.store.study(study.record.name)
-    if "forecast" in record.extras:
-        trials, worked_s = study.store.trials(record.id), study.store.worked_s(record.id)
-        extras = {**record.extras, "forecast": compared(record.extras["forecast"], record, trials, worked_s)}
-        study.store.set_extras(record.id, extras, token=token)
 
 
 def forecast_dict(found: Forecast) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,15 +28,14 @@ from hpsearch.cli.options import (
     storage_url,
 )
 from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
-from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForNow, StudyGone, StudyOwned
+from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForNow
 
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
     from hpsearch.report.view import StudyView
-    from hpsearch.search.confirmation import Confirmation
-    from hpsearch.search.coordinator import Coordinator
     from hpsearch.search.study import Study
     from hpsearch.space.space import SearchSpace
+    from hpsearch.working import Worked
 
 SpaceOption = Annotated[str, typer.Option("--space", metavar="PATH|NAME", help="A search space: a file, or a bundled one.")]
 SetOption = Annotated[
@@ -55,6 +52,15 @@ def run(
     trials: Annotated[int, typer.Option("--trials", metavar="N", help="Total of trials, those already done included.")] = 50,
     study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="By default the space's name.")] = None,
     data: DataOption = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--command",
+            metavar="LINE",
+            help="A program of your own instead of the built-in model: 'python train.py --lr {learning_rate}'. It prints JSON "
+            "lines with a step and a value.",
+        ),
+    ] = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
     sampler: Annotated[
@@ -79,7 +85,9 @@ def run(
     budget: Annotated[
         str | None,
         typer.Option(
-            "--budget", metavar="KIND=AMOUNT", help="Per trial: device_seconds, flops, tokens, max_iters, num_epochs."
+            "--budget",
+            metavar="KIND=AMOUNT",
+            help="Per trial: device_seconds, flops, tokens, max_iters, num_epochs (--command: steps).",
         ),
     ] = None,
     scheduler: Annotated[
@@ -124,18 +132,20 @@ def run(
     ] = False,
     top: TopOption = TOP,
     seeds: SeedsOption = SEEDS,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option("--tracker", metavar="NAME", help="Also tell tensorboard, mlflow or wandb (offline); may be repeated."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Search: create or resume a study and work on it until it has N trials."""
-    from hpsearch.cli.confirm import confirm_best, require_counts
-    from hpsearch.cli.price import announce, note_cost
-    from hpsearch.search.coordinator import Coordinator
+    from hpsearch.cli.confirm import require_counts
     from hpsearch.search.earlier import parse_source
     from hpsearch.search.gain import parse_min_gain
-    from hpsearch.search.lease import lease_kept
     from hpsearch.search.limits import Limits
-    from hpsearch.search.study import Request, check, open_study
-    from hpsearch.storage.leases import this_process
+    from hpsearch.search.study import Request
+    from hpsearch.search.workload import parse_command
+    from hpsearch.working import work
 
     signal.signal(signal.SIGTERM, leave)  # Until the coordinator works, there is nothing to pause.
     if trials < 1:
@@ -160,7 +170,8 @@ def run(
         patience=patience or math.inf,
         min_gain=parse_min_gain(min_gain) if min_gain is not None else None,
     )
-    chosen = load(space, settings, budget, data)
+    trainer = None if command is None else parse_command(command)
+    chosen = load(space, settings, budget, data, own=trainer is not None)
     if limits.min_gain and len(chosen.objectives) > 1:
         raise BadInput("--min-gain: with several objectives there is no one improvement; use --patience")
     where = placement(
@@ -180,58 +191,30 @@ def run(
         pruner=pruner,
         scheduler=scheduler,
         seed=seed,
+        trainer=trainer,
         earlier=tuple(parse_source(word, own_url) for word in earlier or ()),
     )
-    checked = check(request)
     require_folder("--studies-dir", studies_dir)
-    if storage is None:
-        try:
-            studies_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"--studies-dir {studies_dir}: cannot be created ({error.strerror}); name another") from None
-    owner = this_process()
-    opened = open_study(request, checked, owner)
-    try:
-        with (
-            lease_kept(opened.store, opened.record.id, owner),
-            undone_if_impossible(opened),
-            contextlib.closing(where.open(opened.record.threads)) as slots_open,
-        ):
-            count = len(slots_open.idle())
-            try:
-                announce(opened, checked, count, slots_open, owner.token)
-            except KeyboardInterrupt:
-                say(f"interrupted: study '{opened.record.name}' has not begun; the same command begins it")
-                raise
-            with view(count) as watcher:
-                coordinator = Coordinator(opened, slots_open, watcher, owner, limits, step_limit_s=step_limit)
-                with stop_on_signals(coordinator) as caught:
-                    ended = coordinator.run()
-            note_cost(opened, owner.token)
-            interrupted = confirm_best(opened, slots_open, owner, top, seeds) if confirm and ended and not caught else []
-    finally:
-        with contextlib.suppress(StudyGone, StudyOwned):
-            opened.store.release(opened.record.id, owner)
-    code = finish(opened, ended, coordinator, caught, as_json=as_json)
-    if interrupted:
+    worked = work(
+        request,
+        where,
+        view,
+        say,
+        limits=limits,
+        step_limit_s=step_limit,
+        confirm=(top, seeds) if confirm else None,
+        again=leave_at_once,
+        trackers=tracker or (),
+    )
+    code = finish(worked, as_json=as_json)
+    if worked.confirmation_signals:
         say("the confirmation is paused; the same command goes on with it")
-        return exit_code(interrupted[0])
+        return exit_code(worked.confirmation_signals[0])
     return code
 
 
-@contextlib.contextmanager
-def undone_if_impossible(study: Study) -> Iterator[None]:
-    """Bad input that only the machines could find leaves no study behind."""
-    try:
-        yield
-    except BadInput:
-        if not study.store.trials(study.record.id):
-            study.discard()
-        raise
-
-
-def load(word: str, settings: list[str] | None, budget: str | None, data: str | None) -> SearchSpace:
-    """The space of `--space` with what `--set`, `--budget` and `--data` change in it."""
+def load(word: str, settings: list[str] | None, budget: str | None, data: str | None, *, own: bool = False) -> SearchSpace:
+    """The space of `--space` with what `--set`, `--budget` and `--data` change in it. own: for a trainer of one's own."""
     from hpsearch.search.budget import parse_budget
     from hpsearch.space.find import find_space
     from hpsearch.space.load import load_space
@@ -239,7 +222,7 @@ def load(word: str, settings: list[str] | None, budget: str | None, data: str | 
     path, bundled = find_space(word)
     if bundled:
         say(f"space: the bundled '{path.stem}' ({path})")
-    return load_space(path).override(
+    return load_space(path, own=own).override(
         settings=dict(map(parse_setting, settings or [])),
         budget=parse_budget(budget) if budget else None,
         data={"text": data} if data else None,
@@ -254,16 +237,6 @@ def parse_setting(word: str) -> tuple[str, str]:
     return name, text
 
 
-def slot_count(word: str, devices: tuple[str, ...]) -> int:
-    from hpsearch.execution.devices import cores
-
-    if word == "auto":
-        return cores() if devices[0] == "cpu" else len(devices)
-    if not word.isdecimal() or int(word) < 1:
-        raise BadInput(f"--slots {word}: give a whole number from 1, or auto")
-    return int(word)
-
-
 def view(slots: int) -> LiveView | PlainLines:
     from hpsearch.console import LiveView, PlainLines
 
@@ -275,48 +248,27 @@ def leave(_number: int, _: FrameType | None) -> None:
     sys.exit(0)
 
 
-@contextlib.contextmanager
-def stop_on_signals(coordinator: Coordinator | Confirmation) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM pause the work; a second signal ends the process at once."""
-    caught: list[int] = []
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if caught:
-            if sys.stderr.isatty():
-                os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # The live view has hidden the cursor.
-            os._exit(exit_code(number))
-        caught.append(number)
-        coordinator.stop("interrupted" if number == signal.SIGINT else "terminated")
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def leave_at_once(number: int) -> None:
+    """End this process now: a second signal came."""
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # The live view has hidden the cursor.
+    os._exit(exit_code(number))
 
 
 def exit_code(number: int) -> int:
     return INTERRUPTED if number == signal.SIGINT else 0
 
 
-def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int], *, as_json: bool) -> int:
+def finish(worked: Worked, *, as_json: bool) -> int:
     """Write what a finished study leaves behind, say how it stands, and choose the exit code."""
     from hpsearch.cli.summary import print_summary, warnings_of
-    from hpsearch.cli.take import axes
-    from hpsearch.report.export import best_config_yaml
-    from hpsearch.report.view import StudyView, status_dict
-    from hpsearch.space.edges import edges
+    from hpsearch.report.view import status_dict
+    from hpsearch.working import write_results
 
-    record = study.store.study(study.record.name)
-    seen = StudyView.load(study.store, record)
-    at_edge = edges(study.space, seen.best.params) if seen.best is not None else []
-    if seen.best is not None:
-        (study.folder / "best.yaml").write_text(best_config_yaml(seen, seen.best), encoding="utf-8")
+    study, ended, caught = worked.study, worked.ended, worked.signals
+    seen, at_edge = write_results(study, ended=bool(ended))
+    record = seen.study
     if ended:
-        from hpsearch.report.page import write_report
-
-        write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge)
         show_on_dashboard(study, seen, at_edge)
     warnings = warnings_of(seen, at_edge)
     if as_json:
@@ -327,13 +279,13 @@ def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int]
         searched = [parameter.name for parameter in study.space.searched]
         importance = importance_of(study.optuna, searched) if ended else {}
         print_summary(seen, searched, importance, warnings, study.folder)
-    if coordinator.stopped_for_now:
-        raise StoppedForNow(f"study '{record.name}' stopped: {coordinator.stopped_for_now}; run the same command again")
+    if worked.stopped_for_now:
+        raise StoppedForNow(f"study '{record.name}' stopped: {worked.stopped_for_now}; run the same command again")
     if caught and not ended:
         say(f"study '{record.name}' is paused; the same command goes on with it")
         return exit_code(caught[0])
     if not ended:
-        say(f"study '{record.name}' is paused: {coordinator.stopping}; the same command goes on with it, or a larger limit")
+        say(f"study '{record.name}' is paused: {worked.stopping}; the same command goes on with it, or a larger limit")
         return 0
     if seen.best is None:
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
@@ -343,7 +295,7 @@ def finish(study: Study, ended: str, coordinator: Coordinator, caught: list[int]
 
 def show_on_dashboard(study: Study, view: StudyView, at_edge: list[str]) -> None:
     """Leave notes and figures for optuna-dashboard; the study is finished whether or not that is possible."""
-    from hpsearch.cli.take import axes
+    from hpsearch.report.view import axes
     from hpsearch.service.notes import show_study
 
     try:

@@ -114,8 +114,8 @@ def show(storage: str | None, studies_dir: Path, name: str, until: threading.Eve
 
 def show_one(store: Store, record: StudyRecord, url: str, studies_dir: Path) -> None:
     from hpsearch.cli.look import at_edge
-    from hpsearch.cli.take import axes, load_optuna
-    from hpsearch.report.view import StudyView
+    from hpsearch.cli.take import load_optuna
+    from hpsearch.report.view import StudyView, axes
     from hpsearch.service.notes import show_study
     from hpsearch.space.load import parse_space
 

@@ -11,7 +11,7 @@ from hpsearch.cli.look import print_table
 from hpsearch.cli.options import JsonOption, print_json
 
 if TYPE_CHECKING:
-    from hpsearch.space.parameters import Searched
+    pass
 
 space_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(space_app, name="space")
@@ -30,10 +30,10 @@ def check_space(
     as_json: JsonOption = False,
 ) -> None:
     """Validate a search space and print what would be searched."""
-    from hpsearch.report.view import short
+    from hpsearch.report.view import short, told_range, word
     from hpsearch.space.find import find_space
     from hpsearch.space.load import load_space
-    from hpsearch.space.parameters import AUTO, Derived, Fixed
+    from hpsearch.space.parameters import Derived, Fixed
 
     path, _ = find_space(file)
     space = load_space(path)
@@ -62,7 +62,7 @@ def check_space(
     for parameter in space.searched:
         what = told_range(parameter)
         baseline = word(prior[parameter.name]) if parameter.name in prior else "-"
-        if parameter.prior == AUTO:
+        if parameter.automatic:
             baseline = "by scaling law"
         if parameter.confidence not in (None, "medium"):
             baseline += f" ({parameter.confidence})"
@@ -76,25 +76,8 @@ def check_space(
         print(f"rule: {rule.expression.text}")
 
 
-def told_range(parameter: Searched) -> str:
-    """What is searched, for people."""
-    from hpsearch.report.view import short
-    from hpsearch.space.parameters import Choices
-
-    if isinstance(parameter, Choices):
-        return f"one of {', '.join(map(word, parameter.choices))}"
-    step = f" in steps of {short(parameter.step)}" if parameter.step else ""
-    return f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
-
-
-def word(value: Any) -> str:
-    """A value as a space file writes it."""
-    from hpsearch.report.view import short
-
-    return "null" if value is None else short(value)
-
-
 def described_parameter(parameter: Any) -> str:
+    from hpsearch.report.view import word
     from hpsearch.space.parameters import Derived
 
     return f"= {parameter.expression.text}" if isinstance(parameter, Derived) else word(parameter.value)

@@ -108,6 +108,9 @@ def resume(
     """Go on with a study as it was begun, from the space in its database."""
     store, record = open_for_reading(storage, studies_dir, study)
     store.close()
+    if record.own:
+        # What is in a database names no program to run.
+        raise BadInput(f"study '{record.name}' has a trainer of your own: go on with the command that began it")
     with tempfile.TemporaryDirectory() as folder:
         space = Path(folder) / f"{record.name}.yaml"
         space.write_text(record.space_text, encoding="utf-8")
@@ -165,13 +168,11 @@ def enqueue(
 
 def proposal(space: SearchSpace, words: list[str]) -> dict[str, Any]:
     """The configuration of `--set` words, with the baseline's values for what they leave open. Raises BadInput."""
-    from hpsearch.config import ALIASES
-
     given: dict[str, Any] = {}
     searched = {parameter.name: parameter for parameter in space.searched}
     for word in words:
         written, text = parse_setting(word)
-        name = ALIASES.get(written, written)
+        name = space.names.aliases.get(written, written)
         if name not in searched:
             fixed = "; it is not searched in this study" if name in space.parameters else did_you_mean(name, searched)
             raise BadInput(f"--set {word}: '{written}' is no searched parameter{fixed}")

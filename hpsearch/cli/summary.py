@@ -39,12 +39,11 @@ def print_summary(
     for warning in warnings:
         print(f"beware: {warning}")
     print_verdict(view)
-    name = view.study.name
-    steps = [
-        f"hpsearch report --study {name} --out report.html",
-        f"hpsearch train --config {folder / 'best.yaml'} --out model",
-    ]
-    if view.verdict is None and best.number != 0:
+    name, own = view.study.name, view.study.own
+    form = " --format cli" if "command" in view.study.data else ""
+    again = f"hpsearch export --study {name}{form}" if own else f"hpsearch train --config {folder / 'best.yaml'} --out model"
+    steps = [f"hpsearch report --study {name} --out report.html", again]
+    if view.verdict is None and best.number != 0 and not own:
         steps.insert(0, f"hpsearch confirm --study {name}")
     for index, step in enumerate(steps):
         print(f"{'next: ' if index == 0 else '      '}{step}")
@@ -101,7 +100,8 @@ def _ties(view: StudyView) -> list[str]:
     if noise is not None:
         return [f"{trials} within the seed noise of {noise:.2g} of the best: a tie"]
     told = f"within {100 * TIE:.1g} % of the best, which another seed alone may change"
-    return [f"{trials} {told}: `hpsearch confirm --study {view.study.name}` tells"]
+    how = "--confirm" if view.study.own else f"hpsearch confirm --study {view.study.name}"
+    return [f"{trials} {told}: `{how}` tells"]
 
 
 def _mark() -> str:

@@ -34,7 +34,6 @@ from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
     from hpsearch.report.view import Scale, StudyView
-    from hpsearch.space.space import SearchSpace
 
 
 @app.command()
@@ -59,6 +58,7 @@ def report(
     """Write one self-contained HTML page with the study's figures, or the figures as files."""
     from hpsearch.report.page import write_report
     from hpsearch.report.paint import FORMATS, require_painter
+    from hpsearch.report.view import axes
     from hpsearch.space.edges import edges
     from hpsearch.space.load import parse_space
 
@@ -98,23 +98,6 @@ def write_figures_of(
             near = did_you_mean(name, drawn) or f"; there are {', '.join(drawn)}"
             raise BadInput(f"--figure {name}: study '{view.study.name}' has no such figure{near}")
     return write_figures({name: drawn[name] for name in names or drawn}, folder, format)
-
-
-def axes(space: SearchSpace) -> dict[str, Scale]:
-    """How each searched parameter was searched, for the figures' axes."""
-    from hpsearch.cli.spaces import told_range
-    from hpsearch.report.view import Scale
-    from hpsearch.space.parameters import Choices
-
-    return {
-        parameter.name: Scale(
-            log=not isinstance(parameter, Choices) and parameter.log,
-            choices=parameter.choices if isinstance(parameter, Choices) else None,
-            told=told_range(parameter),
-            when=parameter.when.text if parameter.when else "",
-        )
-        for parameter in space.searched
-    }
 
 
 def load_optuna(url: str, name: str) -> Any:

@@ -146,7 +146,7 @@ class SlotHost:
         measures = task.number < 0  # It leaves nothing behind.
         if self._mirror is None and not measures:
             return task
-        if not measures and Path(task.config.get("save_dir") or "").expanduser().is_absolute():
+        if not measures and task.own is None and Path(task.config.get("save_dir") or "").expanduser().is_absolute():
             raise BadInput(f"save_dir {task.config['save_dir']}: --shared says where checkpoints are kept; leave it out")
         scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
         self._folder = Path(scratch, *task.folder.relative_to(task.folder.anchor).parts[-3:])
@@ -160,7 +160,8 @@ class SlotHost:
         over = isinstance(body, Ended | Failed | Died)
         if self._folder is not None and self._task is not None:
             if self._mirror is not None and self._task.number >= 0 and (over or isinstance(body, CheckpointSaved)):
-                if isinstance(body, Ended) and body.result.outcome in (Outcome.STOPPED, Outcome.DIVERGED):
+                never = isinstance(body, Ended) and body.result.outcome in (Outcome.STOPPED, Outcome.DIVERGED)
+                if never and self._task.own is None:
                     # It never goes on, and its weights are of no use.
                     shutil.rmtree(self._folder / (self._task.config.get("save_dir") or "checkpoints"), ignore_errors=True)
                 try:
@@ -168,7 +169,11 @@ class SlotHost:
                 except OSError as error:
                     yield Warned(f"the copy at {self._mirror.url} is behind: {error}")
                 if isinstance(body, CheckpointSaved):
-                    name = Path(body.path).relative_to(self._folder)
+                    path = Path(body.path)
+                    if not path.is_relative_to(self._folder):
+                        yield Warned(f"a checkpoint outside the trial's folder stays on this node: {path}")
+                        return
+                    name = path.relative_to(self._folder)
                     if not self._mirror.holds(str(name)):
                         return
                     body = replace(body, path=str(self._task.folder / name))

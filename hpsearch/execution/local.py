@@ -8,7 +8,9 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import socket
+import sys
 import time
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,9 +141,12 @@ class LocalExecutor:
         # (The tracker comes first, as starting it unblocks these signals.)
         multiprocessing.resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        # A slot needs nothing of the script or notebook that began the study, and would run it again to import it.
+        script, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
         try:
             process.start()
         finally:
+            sys.modules["__main__"] = script
             os.environ.update(secrets)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()

@@ -84,8 +84,8 @@ class Mirror:
             raise OSError(line(error)) from error
 
     def holds(self, name: str) -> bool:
-        """Whether a file of the open folder, by its path in it, was copied."""
-        return name in self._copied
+        """Whether a file of the open folder, by its path in it, was copied, or what is in such a folder."""
+        return name in self._copied or any(copied.startswith(f"{name}/") for copied in self._copied)
 
     def _put(self, path: Path, remote: str) -> None:
         self._files.makedirs(remote.rpartition("/")[0], exist_ok=True)

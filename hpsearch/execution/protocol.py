@@ -7,7 +7,8 @@ TrainResult]`, named as `module:function` by the program (never by a YAML file).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,55 @@ from hpsearch.training.events import Answer, Event, TrainResult
 
 TRANSFORMER = "hpsearch.execution.trainers:transformer"
 """The built-in trainer."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTrainer:
+    """A training function of one's own (see `hpsearch.execution.own`)."""
+
+    name: str
+    """`module:function`."""
+    pickled: bytes = b""
+    """The function itself, by cloudpickle, where no module that a slot could import has it."""
+
+    def load(self) -> Callable[..., Any]:
+        """The function. For slots only: it imports, and runs, what the user named."""
+        import importlib
+        import pickle
+
+        if self.pickled:
+            function: Callable[..., Any] = pickle.loads(self.pickled)
+            return function
+        module, _, attributes = self.name.partition(":")
+        found: Any = importlib.import_module(module)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+        function = found
+        return function
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramTrainer:
+    """A program of one's own (see `hpsearch.execution.program`)."""
+
+    line: str
+    """Its command line, with placeholders, as one would type it in a shell."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(shlex.split(self.line))
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRun:
+    """What a trainer of one's own is told beside a config."""
+
+    trainer: FunctionTrainer | ProgramTrainer
+    steps: int
+    """Of a whole run."""
+    evaluations: int
+    """Rungs of a whole run; divides `steps`."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +93,8 @@ class TrialTask:
     """Evaluations at which a WSD run is also measured after a short decay on the side."""
     step_limit_s: float | None = None
     """A trainer that takes no step for so long is hung: its slot leaves its stacks in `folder / "stacks.txt"` and dies."""
+    own: OwnRun | None = None
+    """Only of a trainer of one's own, whose `config` has what its space names."""
 
 
 @dataclass(frozen=True, slots=True)

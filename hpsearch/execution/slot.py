@@ -83,6 +83,10 @@ class _Conversation:
             self._watchdog.stop()
             self._connection.send(Alive())
             self._watchdog.wind()
+        return self.asked()
+
+    def asked(self) -> Answer:
+        """Hear what the executor wants, without a sign of life."""
         now = time.monotonic()
         if now - self._looked_at > LOOK_S:
             self._looked_at = now
@@ -102,7 +106,7 @@ def _run(connection: Connection, trainer: Trainer, task: TrialTask) -> Ended | F
     try:
         with Watchdog(task.folder, task.step_limit_s) as watchdog:
             talk = _Conversation(connection, watchdog)
-            with heartbeat.listening(talk.beat), contextlib.closing(trainer(task)) as run:
+            with heartbeat.listening(talk.beat, talk.asked), contextlib.closing(trainer(task)) as run:
                 try:
                     event = next(run)
                     while True:

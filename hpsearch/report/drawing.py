@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from hpsearch.objectives import OBJECTIVES
 from hpsearch.report import style
 from hpsearch.report.view import Scale, StudyView, in_few_words, short
 from hpsearch.storage.records import TrialRecord, TrialState
@@ -125,8 +124,7 @@ def hover(view: StudyView, trial: TrialRecord) -> str:
 
 
 def measure(view: StudyView, name: str | None = None) -> str:
-    known = OBJECTIVES.get(name or view.objective)
-    return with_unit(name or view.objective, known.unit if known else "")
+    return with_unit(name or view.objective, view.study.unit(name or view.objective))
 
 
 def with_unit(name: str, unit: str) -> str:

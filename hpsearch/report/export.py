@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -22,9 +22,12 @@ from ruamel.yaml.nodes import MappingNode, Node
 
 from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, Hyperparameter, TrialConfig, canonical
 from hpsearch.errors import BadInput, ConfigError, SpaceError, did_you_mean
+from hpsearch.report.own import again
 from hpsearch.report.verdict import comment_lines
 from hpsearch.report.view import StudyView, amount, finite, short
 from hpsearch.storage.records import TrialRecord
+
+_AGAIN = "Train it again, to the same score on the same CPU with the same threads"
 
 FORMAT = 1
 """Raised when a file of before could be misread."""
@@ -82,8 +85,12 @@ def document(view: StudyView, trial: TrialRecord) -> dict[str, Any]:
         },
         "data": {**study.data, "fingerprint": study.data_fingerprint},
         "run": {"device": study.device, "threads": study.threads},
-        "hyperparameters": {name: trial.config[name] for name in HYPERPARAMETERS if trial.config.get(name) is not None},
+        "hyperparameters": {name: trial.config[name] for name in _names(view, trial) if trial.config.get(name) is not None},
     }
+
+
+def _names(view: StudyView, trial: TrialRecord) -> Iterable[str]:
+    return trial.config if view.study.own else HYPERPARAMETERS
 
 
 def to_json(view: StudyView, trial: TrialRecord) -> str:
@@ -99,6 +106,9 @@ def best_config_yaml(view: StudyView, trial: TrialRecord) -> str:
     for section in ("study", "data", "run"):
         lines += ["", f"{section}:", *(f"  {key}: {scalar(value)}" for key, value in content[section].items())]
     lines += ["", "hyperparameters:"]
+    if view.study.own:
+        lines += [f"  {scalar(name)}: {scalar(value)}" for name, value in content["hyperparameters"].items()]
+        return "\n".join(lines) + "\n"
     for section, members in groupby(HYPERPARAMETERS.values(), key=lambda info: info.section):
         infos = list(members)
         lines += [""] * (lines[-1] != "hyperparameters:") + [f"  # {section}"]
@@ -136,6 +146,10 @@ def read_config(path: Path | None, changes: Mapping[str, Any] | None = None) -> 
         raise _error(source, places, where, "no hyperparameters here: write one `name: value` a line")
     hyperparameters = {str(key): value for key, value in hyperparameters.items()}
     changed = _changed(hyperparameters, sections, changes or {})
+    data = sections.get("data")
+    if isinstance(data, dict) and ("command" in data or "function" in data):
+        what = data.get("command") or data.get("function")
+        raise _error(source, places, ("data",), f"this is no config of the built-in model but of a trainer of your own: {what}")
     if sections.get("hpsearch", FORMAT) != FORMAT:
         message = (
             f"written in form {sections['hpsearch']}, and this hpsearch reads form {FORMAT}: use the version that wrote it"
@@ -210,15 +224,16 @@ def provenance(view: StudyView, trial: TrialRecord) -> list[str]:
     beside = f" (baseline, trial 0: {short(baseline.value)})" if baseline and baseline is not trial else ""
     versions = ", ".join(f"{name} {version}" for name, version in study.versions.items())
     spent = f" = {amount(budget.flops, 'FLOP')}" if budget.flops else ""
+    compute = f"{trial.tokens:,} tokens, {amount(trial.flops, 'FLOP')}, "
     lines = [
         f"{what} of study {study.name}: trial {trial.number}, {trial.state.value}, {score}{beside}.",
         *([f"Reason: {trial.reason}"] if trial.reason else []),
         *(comment_lines(view.verdict, trial.number) if view.verdict else []),
-        "Train it again, to the same score on the same CPU with the same threads: hpsearch train --config FILE",
+        again(view, trial) if study.own else f"{_AGAIN}: hpsearch train --config FILE",
         "",
         f"Versions: {versions}",
         f"Budget: {short(budget.amount)} {budget.kind}{spent} per trial, {budget.evaluations} evaluations",
-        f"Spent: {trial.iteration} steps, {trial.tokens:,} tokens, {amount(trial.flops, 'FLOP')}, {trial.seconds:.1f} s",
+        f"Spent: {trial.iteration} steps, {'' if study.own else compute}{trial.seconds:.1f} s",
         f"Device: {study.device}, {study.threads} thread{'s' if study.threads != 1 else ''}, on {study.host}",
         f"Data: {study.data_fingerprint}",
         f"Space: {study.space_digest}",

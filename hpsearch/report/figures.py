@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from hpsearch.config import HYPERPARAMETERS
 from hpsearch.report import style
 from hpsearch.report.drawing import (
     by_state,
@@ -104,7 +103,7 @@ def learning_curves(
 
 def slice_panel(view: StudyView, name: str, scale: Scale, effect: Effect | None = None) -> go.Figure:
     """Value of each trial against one searched parameter, the trials that have it only; and its marginal effect."""
-    info = HYPERPARAMETERS.get(name)
+    info = view.study.hyperparameter(name)
     figure = new_figure(f"{name}: {info.doc}" if info else name, x=with_unit(name, info.unit if info else ""), y=view.unit)
     figure.update_layout(height=270, showlegend=False, margin={"t": 56})
     having = [trial for trial in view.trials if trial.params.get(name) is not None]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpsearch.report.export import best_config_yaml, document, provenance, scalar, to_json
+from hpsearch.report.own import bare, command_of
 from hpsearch.report.view import StudyView
 from hpsearch.storage.records import TrialRecord
 
@@ -18,7 +19,7 @@ def to_toml(view: StudyView, trial: TrialRecord) -> str:
     lines = [*comments(view, trial), "", f"hpsearch = {content.pop('hpsearch')}"]
     for section, settings in content.items():
         lines += ["", f"[{section}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None]
+        lines += [f"{_toml_key(key)} = {_toml(value)}" for key, value in settings.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
@@ -26,12 +27,16 @@ def to_env(view: StudyView, trial: TrialRecord) -> str:
     """Lines `HPSEARCH_LEARNING_RATE=0.0003` that a POSIX shell can source (`set -a` before it exports them)."""
     content = document(view, trial)
     values: dict[str, Any] = {f"data_{key}": value for key, value in content["data"].items()} | content["hyperparameters"]
-    lines = [f"HPSEARCH_{name.upper()}={shlex.quote(_word(value))}" for name, value in values.items() if value is not None]
+    lines = [
+        f"HPSEARCH_{bare(name).upper()}={shlex.quote(_word(value))}" for name, value in values.items() if value is not None
+    ]
     return "\n".join([*comments(view, trial), "", *lines]) + "\n"
 
 
 def to_command(view: StudyView, trial: TrialRecord) -> str:
-    """The `hpsearch train` that trains it, for a POSIX shell."""
+    """The `hpsearch train` that trains it, or the program of one's own, for a POSIX shell."""
+    if view.study.own:
+        return "\n".join([*comments(view, trial), "", command_of(view, trial)]) + "\n"
     content = document(view, trial)
     values: dict[str, Any] = {f"data.{key}": value for key, value in content["data"].items()} | content["hyperparameters"]
     words = [["hpsearch", "train"]]
@@ -61,6 +66,11 @@ def comments(view: StudyView, trial: TrialRecord) -> list[str]:
 def _word(value: Any) -> str:
     """A value as a program reads it from its environment: a text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _toml_key(name: str) -> str:
+    """A dot in a bare key would begin a table."""
+    return json.dumps(name) if "." in name else name
 
 
 def _toml(value: Any) -> str:

@@ -34,6 +34,8 @@ NAMES = (
     "timeline",
 )
 """Of the figures that every study has; each searched parameter adds a panel."""
+OF_THE_MODEL = ("curves-flops", "rate-size")
+"""Those that need FLOPs or sizes, which nobody knows of a trainer of one's own."""
 
 
 def gallery(
@@ -59,5 +61,7 @@ def gallery(
         "timeline": timeline(view),
     }
     assert tuple(drawn) == NAMES
+    if view.study.own:
+        drawn = {name: figure for name, figure in drawn.items() if name not in OF_THE_MODEL}
     order = sorted(searched, key=lambda name: list(importance).index(name) if name in importance else len(importance))
     return drawn | {f"{SLICE}{name}": figures.slice_panel(view, name, searched[name], effects.get(name)) for name in order}

@@ -15,6 +15,8 @@ from hpsearch.storage.records import TrialRecord
 
 SIZE = "num_parameters"
 """What the first objective is drawn against where there is no second one."""
+SECONDS = "seconds"
+"""The same where nobody knows the size."""
 
 
 def trade_off(view: StudyView, chosen: TrialRecord | None = None) -> go.Figure:
@@ -57,11 +59,14 @@ def trade_off(view: StudyView, chosen: TrialRecord | None = None) -> go.Figure:
 
 
 def second_measure(view: StudyView) -> str:
-    return view.study.objectives[1] if len(view.study.objectives) > 1 else SIZE
+    if len(view.study.objectives) > 1:
+        return view.study.objectives[1]
+    return SECONDS if view.study.own else SIZE
 
 
 def second_value(trial: TrialRecord, name: str) -> float:
-    return float(trial.num_parameters) if name == SIZE else trial.metrics.get(name, math.nan)
+    known = {SIZE: float(trial.num_parameters), SECONDS: trial.seconds}
+    return trial.metrics.get(name, known.get(name, math.nan))
 
 
 def confirmation(view: StudyView) -> go.Figure:
@@ -69,7 +74,8 @@ def confirmation(view: StudyView) -> go.Figure:
     verdict = view.verdict
     figure = new_figure(_headline(verdict), x="", y=measure(view))
     if verdict is None:
-        return empty(figure, f"not confirmed yet; `hpsearch confirm --study {view.study.name}` retrains the best few")
+        how = "hpsearch run … --confirm" if view.study.own else f"hpsearch confirm --study {view.study.name}"
+        return empty(figure, f"not confirmed yet; `{how}` retrains the best few")
     rows = verdict.confirmed
     seeds = [(place, value) for place, each in enumerate(rows) for value in each.values.values()]
     figure.add_trace(

@@ -25,7 +25,6 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from hpsearch.config import HYPERPARAMETERS
 from hpsearch.errors import BadInput
 from hpsearch.report import style
 from hpsearch.report.failures import failures
@@ -99,8 +98,8 @@ def render_report(
         differing=_compared(view, searched, same=False),
         same=_compared(view, searched, same=True),
         sections=_sections(drawn),
-        searched={name: (scale, _doc(name)) for name, scale in searched.items()},
-        slices={name.removeprefix(SLICE): _doc(name.removeprefix(SLICE)) for name in drawn if name.startswith(SLICE)},
+        searched={name: (scale, _doc(view, name)) for name, scale in searched.items()},
+        slices={name.removeprefix(SLICE): _doc(view, name.removeprefix(SLICE)) for name in drawn if name.startswith(SLICE)},
         failures=failures(view),
         samples=_samples(view),
         command=command(view),
@@ -155,7 +154,11 @@ def _sections(drawn: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
         "parallel": "One line for each complete trial, the most important parameters first; the last axis is its value.",
         "timeline": "A bar is the stay of one trial in one slot, coloured by how the trial ended.",
     }
-    return [{"id": name, "title": Markup(drawn[name]["title"]), "note": notes[name]} for name in NAMES if name in notes]
+    return [
+        {"id": name, "title": Markup(drawn[name]["title"]), "note": notes[name]}
+        for name in NAMES
+        if name in notes and name in drawn
+    ]
 
 
 def _compared(view: StudyView, searched: Mapping[str, Scale], *, same: bool) -> list[dict[str, Any]]:
@@ -167,12 +170,14 @@ def _compared(view: StudyView, searched: Mapping[str, Scale], *, same: bool) -> 
     for name, value in view.best.config.items():
         differs = view.baseline is not None and usual.get(name) != value
         if (differs or name in searched) is not same:
-            rows.append({"name": name, "best": value, "baseline": usual.get(name), "differs": differs, "doc": _doc(name)})
+            doc = _doc(view, name)
+            rows.append({"name": name, "best": value, "baseline": usual.get(name), "differs": differs, "doc": doc})
     return rows
 
 
-def _doc(name: str) -> str:
-    return HYPERPARAMETERS[name].doc if name in HYPERPARAMETERS else ""
+def _doc(view: StudyView, name: str) -> str:
+    info = view.study.hyperparameter(name)
+    return info.doc if info else ""
 
 
 def _samples(view: StudyView) -> list[tuple[str, str]]:
@@ -203,6 +208,11 @@ def command(view: StudyView) -> str:
         "seed": study.seed,
         "device": study.device,
     }
+    if "function" in study.data:
+        return (
+            f"hpsearch.tune({study.data['function']}, {options['space']!r}, study={study.name!r}, trials={study.trials_target})"
+        )
+    options |= study.data if study.own else {}
     return " ".join(["hpsearch run", *(f"--{name} {shlex.quote(str(value))}" for name, value in options.items())])
 
 

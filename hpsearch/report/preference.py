@@ -66,4 +66,6 @@ def measure_of(view: StudyView, kind: Kind) -> Callable[[TrialRecord], float]:
         return lambda trial: trial.metrics.get("train_seconds", trial.seconds)
     if second in SIZES:
         return lambda trial: trial.values[1] if trial.values and finite(trial.values[1]) else float("inf")
+    if view.study.own:
+        raise BadInput("--prefer smallest: nobody knows the size of what a trainer of your own trains; use fastest-within")
     return lambda trial: trial.num_parameters

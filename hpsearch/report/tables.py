@@ -23,18 +23,24 @@ def rows(view: StudyView) -> list[dict[str, Any]]:
     hyperparameter (as `config.NAME` where the name means something else here), and FACTS. What is unknown is None, and so is
     a number that is not finite."""
     objectives = view.study.objectives if len(view.study.objectives) > 1 else ()
+    facts = facts_of(view)
     before, names = ("number", "state", "value", *objectives), dict[str, str]()
     for trial in view.trials:
         for name in trial.config or trial.params:
-            names.setdefault(name, f"config.{name}" if name in (*before, *FACTS) else name)
+            names.setdefault(name, f"config.{name}" if name in (*before, *facts) else name)
     table = []
     for trial in view.trials:
         row: dict[str, Any] = {"number": trial.number, "state": str(trial.state), "value": trial.value}
         row |= dict(zip(objectives, trial.values or (None,) * len(objectives), strict=False))
         row |= {column: (trial.config or trial.params).get(name) for name, column in names.items()}
-        row |= {fact: getattr(trial, fact) for fact in FACTS}
+        row |= {fact: getattr(trial, fact) for fact in facts}
         table.append({column: None if isinstance(v, float) and not math.isfinite(v) else v for column, v in row.items()})
     return table
+
+
+def facts_of(view: StudyView) -> tuple[str, ...]:
+    """FACTS, but for those that nobody knows of a trainer of one's own."""
+    return tuple(fact for fact in FACTS if not (view.study.own and fact in ("tokens", "flops", "num_parameters")))
 
 
 def to_csv(view: StudyView) -> str:
@@ -42,7 +48,7 @@ def to_csv(view: StudyView) -> str:
     table = rows(view)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table[0] if table else ["number", "state", "value", *FACTS])
+    writer.writerow(table[0] if table else ["number", "state", "value", *facts_of(view)])
     writer.writerows([_cell(value) for value in row.values()] for row in table)
     return text.getvalue()
 

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from operator import le
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hpsearch.errors import BadInput
-from hpsearch.objectives import OBJECTIVES
 from hpsearch.report.verdict import Verdict, judge, verdict_dict
 from hpsearch.storage.records import (
     AttemptRecord,
@@ -25,6 +24,10 @@ from hpsearch.storage.records import (
     TrialRecord,
     TrialState,
 )
+
+if TYPE_CHECKING:
+    from hpsearch.space.parameters import Searched
+    from hpsearch.space.space import SearchSpace
 
 INFEASIBLE = "infeasible"
 """A complete trial whose reason starts with this word breaks a constraint of the study and is never best."""
@@ -98,8 +101,7 @@ class StudyView:
 
     @property
     def unit(self) -> str:
-        known = OBJECTIVES.get(self.objective)
-        return known.unit if known else ""
+        return self.study.unit(self.objective)
 
     @cached_property
     def by_number(self) -> dict[int, TrialRecord]:
@@ -192,6 +194,36 @@ class StudyView:
             held = f"its trials are 0 to {max(self.by_number)}" if self.by_number else "it has none yet"
             raise BadInput(f"study '{name}' has no trial {number}; {held}")
         return self.by_number[number]
+
+
+def axes(space: SearchSpace) -> dict[str, Scale]:
+    """How each searched parameter was searched, for the figures' axes."""
+    from hpsearch.space.parameters import Choices
+
+    return {
+        parameter.name: Scale(
+            log=not isinstance(parameter, Choices) and parameter.log,
+            choices=parameter.choices if isinstance(parameter, Choices) else None,
+            told=told_range(parameter),
+            when=parameter.when.text if parameter.when else "",
+        )
+        for parameter in space.searched
+    }
+
+
+def told_range(parameter: Searched) -> str:
+    """What is searched, for people."""
+    from hpsearch.space.parameters import Choices
+
+    if isinstance(parameter, Choices):
+        return f"one of {', '.join(map(word, parameter.choices))}"
+    step = f" in steps of {short(parameter.step)}" if parameter.step else ""
+    return f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
+
+
+def word(value: Any) -> str:
+    """A value as a space file writes it."""
+    return "null" if value is None else short(value)
 
 
 def finite(value: float | None) -> bool:

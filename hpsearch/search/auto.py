@@ -155,7 +155,7 @@ class AutoSampler(samplers.BaseSampler):
     def _near(self, parameter: Searched, settings: dict[str, Setting]) -> Setting:
         if parameter.confidence is None:
             return parameter.draw(self._random)
-        return near(parameter, prior_value(parameter, settings, self._law), self._random)
+        return near(parameter, prior_value(self._space, parameter, settings, self._law), self._random)
 
     # A model of what the trials showed
 

@@ -13,13 +13,13 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from pathlib import Path
 
 from hpsearch.config import TrialConfig
 from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
-from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
+from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, SlotInfo, SlotMessage, TrialTask
 from hpsearch.model.counting import count
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
 from hpsearch.storage.store import Store
@@ -100,6 +100,8 @@ class Confirmation:
     say: Callable[[str], None]
     failures: list[str] = field(default_factory=list)
     """Retrainings that could not be done, in a sentence each; a later call tries them again."""
+    own: OwnRun | None = None
+    """Of a trainer of one's own."""
     stopping: str = ""
     """Why it was stopped before its end; empty when it was not."""
     _inbox: deque[SlotMessage] = field(default_factory=deque)
@@ -146,7 +148,7 @@ class Confirmation:
         task = TrialTask(
             number=number,
             attempt=run.tries + 1,
-            config=run.work.config,
+            config=run.work.config if self.own is None else run.work.trial.config,
             data=self.study.data,
             data_fingerprint=self.study.data_fingerprint,
             folder=folder,
@@ -156,6 +158,7 @@ class Confirmation:
             objectives=self.study.objectives,
             micro_batches=run.micro_batches,
             step_limit_s=STEP_LIMIT_S,
+            own=self.own and replace(self.own, seed=run.work.seed),
         )
         run.slot, run.asked_to_pause = slot.name, False
         self._active[number] = run
@@ -210,7 +213,6 @@ class Confirmation:
 
     def _keep(self, run: _Run, result: TrainResult) -> None:
         work = run.work
-        config = TrialConfig.build(work.config)
         value = result.metrics.get(self.study.objectives[0], math.nan)
         if result.outcome is Outcome.DIVERGED or not math.isfinite(value):
             value = math.nan
@@ -220,7 +222,7 @@ class Confirmation:
             value,
             result.metrics,
             result.metrics.get("train_seconds", run.seconds),
-            result.iteration * config.batch_size * config.context_length * count(config).flops_per_token,
+            0.0 if self.own else _flops(work, result.iteration),
         )
         self.store.add_confirmation(self.study.id, record, token=self.owner.token)
         found = f"{self.study.objectives[0]} {value:.4f}" if math.isfinite(value) else f"diverged: {result.reason}"
@@ -244,6 +246,11 @@ class Confirmation:
     def over(self, seconds: float) -> None:
         if seconds > 1.0:
             self.say(f"the database is back after {seconds:.0f} s")
+
+
+def _flops(work: Retraining, iterations: int) -> float:
+    config = TrialConfig.build(work.config)
+    return iterations * config.batch_size * config.context_length * count(config).flops_per_token
 
 
 def confirmable(ranked: Sequence[TrialRecord], default: TrialRecord | None, top: int) -> list[TrialRecord]:

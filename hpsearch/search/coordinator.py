@@ -212,14 +212,14 @@ class Coordinator:
         self._ledger.start(record, attempt)
         folder = study.trial_folder(record.number)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {name: value for name, value in record.config.items() if value is not None}
-        document = {"data": study.record.data, "hyperparameters": config}  # `hpsearch train --config` reads it.
+        set_ = {name: value for name, value in record.config.items() if value is not None}
+        document = {"data": study.record.data, "hyperparameters": set_}  # `hpsearch train --config` reads it.
         (folder / "config.yaml").write_text(to_yaml(document), encoding="utf-8")
         index = int(slot.name.rpartition("-")[2]) if slot.name.rpartition("-")[2].isdecimal() else 0
         task = TrialTask(
             number=record.number,
             attempt=record.attempts,
-            config=config,
+            config=record.config,
             data=study.record.data,
             data_fingerprint=study.record.data_fingerprint,
             folder=folder,
@@ -230,6 +230,7 @@ class Coordinator:
             micro_batches=record.micro_batches,
             branch_rungs=self._branch_rungs,
             step_limit_s=self._step_limit_s,
+            own=study.workload.run(),
         )
         self._active[record.number] = _Active(record, attempt)
         self._executor.submit(slot, task)
@@ -390,7 +391,10 @@ class Coordinator:
 
     def _on_out_of_memory(self, active: _Active, failed: Failed) -> None:
         """Once more in smaller parts; then it is known how much too large the configuration is."""
-        record = outcomes.short_of_memory(active.record, failed)
+        workload = self._study.workload
+        record = outcomes.short_of_memory(
+            active.record, failed, workload.parts(active.record.config), workload.memory_bytes(active.record.config)
+        )
         left = active.left("out-of-memory", failed.message)
         if record.state.ended:
             self._end(record, left)

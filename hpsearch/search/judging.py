@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Iterable, Mapping
 from statistics import median
 from typing import Any
 
 from optuna.trial import TrialState
 
-from hpsearch.config import TrialConfig
-from hpsearch.model.counting import count
-from hpsearch.objectives import OBJECTIVES
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.outcomes import INFEASIBLE
 from hpsearch.search.proposals import broken
@@ -19,7 +15,6 @@ from hpsearch.search.scheduling import GO_ON, Point, Release, Scheduler, Verdict
 from hpsearch.search.study import Study
 from hpsearch.storage.records import DecisionRecord, PointRecord, TrialRecord
 from hpsearch.training.events import EvalPoint
-from hpsearch.training.schedules import evaluations_in
 
 
 class Judge:
@@ -27,10 +22,7 @@ class Judge:
 
     def __init__(self, study: Study, ledger: Ledger, scheduler: Scheduler | None) -> None:
         self._study, self._ledger, self.scheduler = study, ledger, scheduler
-        names = study.record.objectives
-        self._watched = next((name for name in names if OBJECTIVES[name].known == "while training"), "")
-        known = ("train_seconds", *(name for name in names if OBJECTIVES[name].known != "at the end"))
-        self._costs = tuple(name for name in names if name != self._watched and name in known)
+        self._watched, self._costs = study.workload.judged_by(study.record.objectives)
 
     @property
     def paused(self) -> Container[int]:
@@ -39,7 +31,7 @@ class Judge:
 
     def verdict(self, record: TrialRecord, point: EvalPoint) -> Verdict:
         """What the trial does now. Also reports the evaluation to Optuna, whose samplers learn from it."""
-        whole = point.iteration == record.config["max_iters"]
+        whole = point.iteration >= self._study.workload.last(record.config)
         slow = "" if whole else broken(self._study.space, {"train_seconds": point.seconds}) or ""
         if "at most" in slow:
             return Verdict("prune", f"{INFEASIBLE}: {slow}", "constraint")
@@ -91,21 +83,13 @@ class Judge:
         if value is None:
             return None
         known = {**metrics, "train_seconds": seconds, "num_parameters": float(record.num_parameters)}
-        costs = tuple(known[name] if name in known else flops_per_token(record.config) for name in self._costs)
+        workload = self._study.workload
+        costs = tuple(known[name] if name in known else workload.flops_per_token(record.config) for name in self._costs)
         return Point(record.number, self.rung(record.config, rung), value, metrics.get(f"branch_{self._watched}"), costs)
 
     def rung(self, config: Mapping[str, Any], rung: int) -> int:
-        """The study's rung of a trial's own: a run too short for equal intervals has more or fewer of them.
-
-        Its last one is the whole budget all the same, and no other one is taken for a later part than it is.
-        """
-        most: int = self._study.record.budget.evaluations
-        own = evaluations_in(config["max_iters"], config["eval_interval"])
-        if own == most:
-            return rung
-        if rung >= own:
-            return most
-        return min(most - 1, max(1, math.floor(most * rung * int(config["eval_interval"]) / int(config["max_iters"]) + 1e-9)))
+        """The study's rung of a trial's own."""
+        return self._study.workload.rung(config, rung, self._study.record.budget.evaluations)
 
     def _pruned(self, record: TrialRecord, point: EvalPoint, rung: int) -> str:
         """Why Optuna's pruner ends the trial; empty when it goes on. Optuna reports for one objective only."""
@@ -117,7 +101,3 @@ class Judge:
         there = [trial.intermediate_values[rung] for trial in complete if rung in trial.intermediate_values]
         against = f", where the median of {len(there)} complete trials is {median(there):.4f}" if there else ""
         return f"{study.record.pruner} pruner at rung {rung} of {study.record.budget.evaluations}: {value:.4f}{against}"
-
-
-def flops_per_token(config: Mapping[str, Any]) -> float:
-    return count(TrialConfig.build({name: value for name, value in config.items() if value is not None})).flops_per_token

@@ -18,8 +18,6 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from hpsearch.errors import BadInput
-from hpsearch.model.counting import count
-from hpsearch.search.proposals import outside
 from hpsearch.search.samplers import suggest
 from hpsearch.search.study import Study
 from hpsearch.storage.records import (
@@ -176,17 +174,16 @@ class Ledger:
         attributes = study.storage.get_trial_system_attrs(trial._trial_id)
         record = TrialRecord(trial.number, TrialState.RUNNING, proposal, {}, self._proposer(trial.number, attributes))
         try:
-            config = study.config(proposal, trial.number)
-            broken = outside(study.space, config)
+            prepared = study.prepare(proposal, trial.number)
         except BadInput as error:
-            broken = str(error)
-        if broken:  # Only an enqueued configuration can be one that no model has, or that the budget does not pay for.
-            record = replace(record, state=TrialState.FAILED, reason=broken)
+            # Only an enqueued configuration can be one that no model has, or that the budget does not pay for.
+            record = replace(record, state=TrialState.FAILED, reason=str(error))
             self.end(record)
             return record
-        record = replace(record, config=config.concrete(), num_parameters=count(config).num_parameters)
+        record = replace(record, config=prepared.config, num_parameters=prepared.num_parameters)
         self.save(record)
-        study.storage.set_trial_user_attr(trial._trial_id, "num_parameters", record.num_parameters)
+        if record.num_parameters:
+            study.storage.set_trial_user_attr(trial._trial_id, "num_parameters", record.num_parameters)
         return record
 
     def _proposer(self, number: int, attributes: Mapping[str, Any]) -> str:
@@ -214,8 +211,11 @@ class Ledger:
         self.save(replace(record, told=True))
         if record.state is not TrialState.COMPLETE:
             # It will never go on, and its weights are of no use.
-            shutil.rmtree(study.trial_folder(record.number) / "checkpoints", ignore_errors=True)
-            self._remove_checkpoints(record.number)
+            if study.record.own:
+                self._remove_own_checkpoints(record.number)
+            else:
+                shutil.rmtree(study.trial_folder(record.number) / "checkpoints", ignore_errors=True)
+                self._remove_checkpoints(record.number)
             study.store.forget_checkpoints(self._id, record.number, token=self._token)
 
     def _remove_checkpoints(self, number: int) -> None:
@@ -225,6 +225,17 @@ class Ledger:
             for useless in (path, path.with_name(f"{path.name}.sha256"), path.with_name("best.safetensors")):
                 with contextlib.suppress(OSError):
                     useless.unlink()
+
+    def _remove_own_checkpoints(self, number: int) -> None:
+        """Those that a trainer of one's own reported, as far as they are in the trial's folder: others may be anyone's."""
+        for saved in self.checkpoints(number):
+            path = self._study.folder / saved.path
+            if not path.is_relative_to(self._study.trial_folder(number)):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _relative(self, path: str) -> str:
         try:

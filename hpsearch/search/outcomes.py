@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hpsearch.config import TrialConfig
 from hpsearch.execution.protocol import Died, Failed
-from hpsearch.model.counting import count
 from hpsearch.search.proposals import broken, constraint_values
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import TrialRecord, TrialState
@@ -34,7 +32,8 @@ def ended(record: TrialRecord, result: TrainResult, objectives: Sequence[str], s
             state, reason = TrialState.PRUNED, f"diverged: {result.reason}"
         case _:
             state, reason = TrialState.COMPLETE, ""
-    metrics = {"train_seconds": record.seconds} | record.metrics | result.metrics
+    clock = {} if space.own else {"train_seconds": record.seconds}
+    metrics = clock | record.metrics | result.metrics
     values = tuple(metrics[name] for name in objectives if name in metrics)
     finite = len(values) == len(objectives) and all(map(math.isfinite, values))
     if state is TrialState.COMPLETE and not finite:
@@ -54,17 +53,22 @@ def ended(record: TrialRecord, result: TrainResult, objectives: Sequence[str], s
     )
 
 
-def short_of_memory(record: TrialRecord, failed: Failed) -> TrialRecord:
-    """Once more in smaller parts; then it is known how much too large the configuration is."""
-    parts = min(int(record.config["batch_size"]), PARTS * max(1, failed.micro_batches))
+def short_of_memory(record: TrialRecord, failed: Failed, most: int, memory_bytes: int | None) -> TrialRecord:
+    """Once more in smaller parts; then it is known how much too large the configuration is.
+
+    most: the most parts that a batch can be cut into. memory_bytes: what the configuration needs; None: nobody knows.
+    """
+    parts = min(most, PARTS * max(1, failed.micro_batches))
     if record.micro_batches is None and parts > failed.micro_batches:
         reason = f"out of memory: goes on with each batch in {parts} parts"
         return replace(record, state=TrialState.PAUSED, reason=reason, micro_batches=parts)
-    config = TrialConfig.build({name: value for name, value in record.config.items() if value is not None})
-    short = max(1, failed.shortfall_bytes) / count(config).memory_bytes
-    reason = f"out of memory, also with each batch in {failed.micro_batches} parts: {failed.message}"
+    short = max(1, failed.shortfall_bytes)
+    smaller = f", also with each batch in {failed.micro_batches} parts" if most > 1 else ""
+    reason = f"out of memory{smaller}: {failed.message}"
     # Pruned with a broken constraint, not failed: a sampler then learns how much too large it is.
-    return replace(record, state=TrialState.PRUNED, reason=reason, constraints={"memory_bytes": short})
+    return replace(
+        record, state=TrialState.PRUNED, reason=reason, constraints={"memory_bytes": short / (memory_bytes or short)}
+    )
 
 
 def of_death(died: Died) -> str:

@@ -52,7 +52,7 @@ def num_layers(non_embedding_parameters: float) -> float:
 
     The loss depends very weakly on the aspect (arXiv:2001.08361), so a usual one will do.
     """
-    return max(1.0, (non_embedding_parameters / (12 * ASPECT**2)) ** (1 / 3))
+    return max(1.0, math.cbrt(non_embedding_parameters / (12 * ASPECT**2)))
 
 
 def d_model(non_embedding_parameters: float, layers: int) -> float:

@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ from hpsearch import __version__
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
-from hpsearch.model.counting import Counts, count
+from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
 from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
-from hpsearch.search.priors import Laws, Text
-from hpsearch.search.proposals import candidate, concrete, open_text, outside
+from hpsearch.search.proposals import concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
 from hpsearch.search.samplers import FeasibleSampler, enqueue_baseline, make_sampler, require_learner
 from hpsearch.search.scheduling import check_scheduler
 from hpsearch.search.transfer import Knowledge
+from hpsearch.search.workload import LanguageModel, OwnTrainer, Prepared, Workload
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
@@ -81,6 +81,8 @@ class Request:
     seed: int | None = None
     earlier: tuple[Source, ...] = ()
     """Studies whose trials inform the sampler. Empty: none, or those that the study was begun with."""
+    trainer: FunctionTrainer | ProgramTrainer | None = None
+    """Of one's own; the space is then one for such a trainer."""
 
 
 @dataclass
@@ -95,8 +97,8 @@ class Study:
     folder: Path
     cache_dir: Path
     resumed: bool
+    workload: Workload
     devices: tuple[str, ...] = ("cpu",)
-    _corpora: dict[int, Corpus] = field(default_factory=dict)
 
     @property
     def objective(self) -> str:
@@ -106,22 +108,17 @@ class Study:
     def trial_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"
 
-    def config(self, proposal: Mapping[str, Any], number: int) -> TrialConfig:
-        """The concrete config of a proposal under the study's budget."""
-        place = f"{self.record.folder}-{number:04d}"
-        return concrete(self.space, proposal, self.record.budget, self.cache_dir, self._corpora, place=place)
+    def prepare(self, proposal: Mapping[str, Any], number: int) -> Prepared:
+        """A proposal as a trial, under the study's budget. Raises BadInput where none can be made of it."""
+        return self.workload.prepare(proposal, self.record.budget, f"{self.record.folder}-{number:04d}")
 
     def violation(self, proposal: Mapping[str, Any]) -> str | None:
         """Why a proposal cannot be a trial: a rule or constraint that it breaks, or a budget that does not pay for it."""
         try:
-            self.candidate(proposal)
+            self.workload.require(proposal, self.record.budget)
         except BadInput as error:
             return str(error)
         return None
-
-    def candidate(self, proposal: Mapping[str, Any]) -> TrialConfig:
-        """The config of a proposal that may become a trial. Raises BadInput where it cannot be one."""
-        return candidate(self.space, proposal, self.record.budget, self.cache_dir, self._corpora)
 
     @property
     def total(self) -> int:
@@ -163,11 +160,21 @@ class Study:
 class Checked:
     """What is known of a request before anything is created."""
 
-    baseline: TrialConfig
-    counts: Counts
-    corpus: Corpus
+    workload: Workload
+    data: dict[str, Any]
+    """What trials train on: a text, or what a trainer of one's own is."""
+    fingerprint: str
     earlier: tuple[EarlierStudy, ...] = ()
     """What a new study starts from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedModel(Checked):
+    """The same of a study of the built-in model."""
+
+    workload: LanguageModel
+    baseline: TrialConfig
+    corpus: Corpus
 
 
 def check(request: Request) -> Checked:
@@ -187,6 +194,8 @@ def check(request: Request) -> Checked:
             "--scheduler halving compares trials in all of them"
         )
     check_scheduler(request.scheduler or "none")
+    if space.own or request.trainer is not None:
+        return _check_own(request)
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
@@ -202,7 +211,32 @@ def check(request: Request) -> Checked:
     if broken:
         raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
     begun = not request.earlier or _begun(request)
-    return Checked(baseline, count(baseline), corpus, () if begun else tuple(read(request.earlier, request.name, space)))
+    earlier = () if begun else tuple(read(request.earlier, request.name, space))
+    workload = LanguageModel(space, request.cache_dir, corpora)
+    return CheckedModel(
+        workload=workload,
+        data=space.data.model_dump(mode="json"),
+        fingerprint=corpus.data_fingerprint,
+        earlier=earlier,
+        baseline=baseline,
+        corpus=corpus,
+    )
+
+
+def _check_own(request: Request) -> Checked:
+    space, place = request.space, request.space.document.place
+    if request.trainer is None:
+        raise place.error(
+            "this space is for a trainer of your own (trainer: own): give the program with --command, or use hpsearch.tune"
+        )
+    if not space.own:
+        raise place.error("this space is for the built-in model; one for a trainer of your own says `trainer: own`")
+    if request.earlier:
+        raise BadInput("--from: only studies of the built-in model learn from one another; leave it out")
+    workload = OwnTrainer(space, request.trainer)
+    workload.check(request.scheduler)
+    _require_storage(request)
+    return Checked(workload, workload.data, workload.fingerprint)
 
 
 def _begun(request: Request) -> bool:
@@ -254,10 +288,12 @@ def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
         record = replace(record, trials_target=request.trials)
     storage = optuna_storage(request.storage_url)
     with storage_errors(storage.engine.url):
-        return _open(request, store, record, storage, resumed)
+        return _open(request, checked, store, record, storage, resumed)
 
 
-def _open(request: Request, store: Store, record: StudyRecord, storage: PatientStorage, resumed: bool) -> Study:
+def _open(
+    request: Request, checked: Checked, store: Store, record: StudyRecord, storage: PatientStorage, resumed: bool
+) -> Study:
     import optuna
 
     with store.setup_lock():
@@ -286,14 +322,10 @@ def _open(request: Request, store: Store, record: StudyRecord, storage: PatientS
         folder=request.studies_dir / record.folder,
         cache_dir=request.cache_dir,
         resumed=resumed,
+        workload=checked.workload,
         devices=request.devices,
     )
-
-    def text(settings: Mapping[str, Any]) -> Text:
-        corpus = open_text(opened.space, settings, opened.cache_dir, opened._corpora)
-        return Text(corpus.tokenizer.vocab_size, corpus.windows_per_pass)
-
-    law = Laws(request.space, lambda: opened.record.budget, text)
+    law = opened.workload.law(lambda: opened.record.budget)
     earlier = kept(record)
     knowledge = Knowledge(earlier, lambda: opened.record, request.space) if earlier else None
     study.sampler = make_sampler(
@@ -320,8 +352,8 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         space_text=request.space.to_yaml(),
         space_digest=request.space.digest,
         objectives=request.space.objectives,
-        data=request.space.data.model_dump(mode="json"),
-        data_fingerprint=checked.corpus.data_fingerprint,
+        data=checked.data,
+        data_fingerprint=checked.fingerprint,
         budget=new_budget(request),
         sampler=request.sampler or DEFAULT_SAMPLER,
         pruner=request.pruner or _default_pruner(request),
@@ -357,10 +389,16 @@ def _require_same(request: Request, checked: Checked, record: StudyRecord) -> No
             f"{request.space.document.place.path}: study '{record.name}' was made with another space ({'; '.join(changes[:4])}"
             f"{'; …' if len(changes) > 4 else ''}); put the old values back, or start another study with --study NAME"
         )
-    if record.data_fingerprint != checked.corpus.data_fingerprint:
+    if request.space.own and record.data != checked.data:
+        before, now = (" ".join(f"{kind} {what}" for kind, what in data.items()) for data in (record.data, checked.data))
+        raise BadInput(
+            f"study '{record.name}' was made with another trainer ({before}, now {now}); give that one again, or start another "
+            "study with --study NAME"
+        )
+    if record.data_fingerprint != checked.fingerprint:
         raise BadInput(
             f"study '{record.name}' was made with another text (fingerprint {record.data_fingerprint[:12]}, now "
-            f"{checked.corpus.data_fingerprint[:12]}); bring the old text back, or start another study with --study NAME"
+            f"{checked.fingerprint[:12]}); bring the old text back, or start another study with --study NAME"
         )
     require_same(request.earlier, record)
     for option, asked, frozen in (

@@ -116,7 +116,7 @@ def study_note(view: StudyView, edges: Iterable[str] = ()) -> str:
         lines += ["", "### Beware", "", *told]
     spent = duration(sum(trial.seconds for trial in view.trials))
     compute = amount(sum(trial.flops for trial in view.trials), "FLOP")
-    return "\n".join([*lines, "", f"Spent: {spent} in all slots, {compute}."])
+    return "\n".join([*lines, "", f"Spent: {spent} in all slots{'' if view.study.own else f', {compute}'}."])
 
 
 def trial_note(view: StudyView, trial: TrialRecord) -> str:
@@ -130,6 +130,8 @@ def trial_note(view: StudyView, trial: TrialRecord) -> str:
         of = f"{trial.rung} of {view.study.budget.evaluations} evaluations"
         lines += [f"`{sparkline(curve, 20)}` {view.curve_metric} over {of}.", ""]
     size = f"{trial.num_parameters:,} parameters, {trial.tokens:,} tokens, {amount(trial.flops, 'FLOP')}, "
+    if view.study.own:
+        size = f"{trial.iteration} steps, "
     lines += [f"{size}{duration(trial.seconds)}.", "", *_table(trial, view.baseline)]
     if trial.sample:
         # Indented, so that no text can end the block.

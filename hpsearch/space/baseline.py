@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 
 from hpsearch.space.auto import Law
 from hpsearch.space.expressions import UnknownValue
-from hpsearch.space.parameters import AUTO, Choices, Range, Searched, Setting, Settings, nearest
-from hpsearch.space.values import lookup
+from hpsearch.space.parameters import Choices, Range, Searched, Setting, Settings, nearest
 
 if TYPE_CHECKING:
     from hpsearch.space.space import SearchSpace
 
-SHAPE = ("d_model", "num_heads", "num_groups", "position", "max_position_embeddings", "context_length")
-"""What `TrialConfig.build` checks against each other."""
 MAX_MOVES = 2_000
 """Configurations that are tried in place of a baseline that breaks a rule."""
 
@@ -28,12 +25,12 @@ def baseline(space: SearchSpace, law: Law | None = None) -> Settings:
     """
 
     def start(parameter: Searched, settings: Settings) -> Setting:
-        return prior_value(parameter, settings, law)
+        return prior_value(space, parameter, settings, law)
 
     first = space.propose(start)
     if space.violation(space.settings(first)) is None:
         return first
-    involved = space.closure([*SHAPE, *(name for rule in space.rules for name in rule.expression.names)])
+    involved = space.closure([*space.names.shape, *(name for rule in space.rules for name in rule.expression.names)])
     free = [each for each in space.searched if each.prior is None and each.name in involved and each.values]
     for most in (12, 6, 4, 3, 2, 1):
         near = {each.name: nearest(each, first.get(each.name), most) for each in free}
@@ -51,11 +48,11 @@ def baseline(space: SearchSpace, law: Law | None = None) -> Settings:
     return first
 
 
-def prior_value(parameter: Searched, settings: Settings, law: Law | None = None) -> Setting:
+def prior_value(space: SearchSpace, parameter: Searched, settings: Settings, law: Law | None = None) -> Setting:
     """The centre of a parameter's prior beside `settings`: the value that is given; for `auto` the law's value, at the nearest
     end where that is outside the range, and the middle where there is no law; without a prior the hyperparameter's default if
     the parameter has it, else the middle."""
-    if parameter.prior == AUTO:
+    if parameter.automatic:
         value = law(parameter, settings) if law else None
         return parameter.middle if value is None else parameter.snapped(value)
     if isinstance(parameter, Range) and isinstance(parameter.prior, int | float):
@@ -65,7 +62,7 @@ def prior_value(parameter: Searched, settings: Settings, law: Law | None = None)
     if isinstance(parameter, Choices) and None in parameter.choices:
         return None
     try:
-        default = lookup(parameter.name, settings)
+        default = space.names.lookup(parameter.name, settings)
     except UnknownValue:
         return parameter.middle
     if not parameter.contains(default):

@@ -16,7 +16,7 @@ DEFAULT_KIND: BudgetKind = "device_seconds"
 DEFAULT_AMOUNT = 15.0
 DEFAULT_EVALUATIONS = 10
 MAX_EVALUATIONS = 1_000
-BUDGET_KINDS: tuple[BudgetKind, ...] = get_args(BudgetKind)
+BUDGET_KINDS: tuple[BudgetKind, ...] = tuple(kind for kind in get_args(BudgetKind) if kind != "steps")
 WHOLE_KINDS = ("tokens", "max_iters")
 
 
@@ -55,6 +55,29 @@ def read_budget(node: Node | None, parameters: dict[str, Parameter]) -> BudgetSp
             f"budget: {evaluations} evaluations need as many steps, and max_iters is {steps}; lower the first"
         )
     return BudgetSpec(kind, amount, evaluations or min(DEFAULT_EVALUATIONS, steps))
+
+
+def read_steps(node: Node | None, root: Mapping) -> BudgetSpec:
+    """The budget of a trainer of one's own: its steps, whatever it counts as one, and how often it evaluates."""
+    example = "budget: {steps: 1000, evaluations: 10}"
+    if not isinstance(node, Mapping) or "steps" not in node.items:
+        place = node.place if node else root.place
+        raise place.error(f"how long a trial trains is missing: give {example}, in whatever your trainer counts as a step")
+    for key, place in node.places.items():
+        if key not in ("steps", "evaluations"):
+            raise place.error(f"budget: '{key}' is for the built-in model; a trainer of your own has {example}")
+    steps = _whole(node.items["steps"], "steps")
+    if "evaluations" not in node.items:
+        evaluations = max(count for count in range(1, DEFAULT_EVALUATIONS + 1) if steps % count == 0)
+    else:
+        evaluations = _whole(node.items["evaluations"], "evaluations", MAX_EVALUATIONS)
+        if steps % evaluations:
+            rounded = max(1, steps // evaluations) * evaluations
+            raise node.items["evaluations"].place.error(
+                f"budget: {evaluations} evaluations cannot be the same number of steps apart in {steps}; "
+                f"give steps: {rounded} or {rounded + evaluations}"
+            )
+    return BudgetSpec("steps", float(steps), evaluations)
 
 
 def _own_budget(parameters: dict[str, Parameter], given: dict[BudgetKind, float]) -> tuple[BudgetKind, float | None] | None:

@@ -9,6 +9,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from hpsearch.objectives import NEGATED
+from hpsearch.space.names import OWN
 from hpsearch.space.source import resolve
 
 if TYPE_CHECKING:
@@ -20,14 +22,16 @@ BUDGET_PARAMETERS = ("max_iters", "num_epochs")
 
 def content(space: SearchSpace) -> dict[str, Any]:
     budget: dict[str, Any] = {}
-    if not any(name in space.parameters for name in BUDGET_PARAMETERS):
+    if space.own or not any(name in space.parameters for name in BUDGET_PARAMETERS):
         budget[space.budget.kind] = _tidy(space.budget.amount)
-    if "eval_interval" not in space.parameters:
+    if space.own or "eval_interval" not in space.parameters:
         budget["evaluations"] = space.budget.evaluations
+    objectives = [_objective(name) if space.own else name for name in space.objectives]
     whole: dict[str, Any] = {
         "name": space.name,
-        "objective": space.objectives[0] if len(space.objectives) == 1 else list(space.objectives),
-        "data": space.data.model_dump(mode="json"),
+        "trainer": OWN if space.own else {},
+        "objective": objectives[0] if len(objectives) == 1 else objectives,
+        "data": {} if space.own else space.data.model_dump(mode="json"),
         "budget": budget,
         "parameters": {name: parameter.document() for name, parameter in space.parameters.items()},
         "require": [rule.expression.text for rule in space.rules],
@@ -37,6 +41,11 @@ def content(space: SearchSpace) -> dict[str, Any]:
         },
     }
     return {key: value for key, value in whole.items() if value not in ({}, [])}
+
+
+def _objective(name: str) -> Any:
+    """What a space for a trainer of one's own says of an objective."""
+    return {"maximize": name.removeprefix(NEGATED)} if name.startswith(NEGATED) else name
 
 
 def to_yaml(document: dict[str, Any]) -> str:
@@ -64,7 +73,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         if section == "require":
             sentences += [f"rule removed: {rule}" for rule in old if rule not in new]
             sentences += [f"rule added: {rule}" for rule in new if rule not in old]
-        elif section == "objective" or (section == "budget" and set(old) != set(new)):
+        elif section in ("objective", "trainer") or (section == "budget" and set(old) != set(new)):
             sentences.append(f"{section}: {_shown(old)} → {_shown(new)}")
         else:
             prefix = "" if section == "parameters" else f"{section}."

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hpsearch.config import HYPERPARAMETERS, TrialConfig, idle_reason
-from hpsearch.errors import ConfigError, SpaceError
+from hpsearch.config import idle_reason
+from hpsearch.errors import SpaceError
 from hpsearch.objectives import OBJECTIVES
-from hpsearch.space.baseline import SHAPE
 from hpsearch.space.budget import check_budget
 from hpsearch.space.expressions import Expression, ExpressionError, UnknownValue
 from hpsearch.space.parameters import Derived, Fixed, Parameter, Settings
 from hpsearch.space.source import Place
 from hpsearch.space.space import DRAWS, Rule, SearchSpace
-from hpsearch.space.values import lookup, told
 
 SAMPLING = ("temperature", "top_k", "top_p")
 TRIED = 2_000
@@ -28,10 +26,11 @@ def check(space: SearchSpace) -> None:
                 pass  # computing it raises what is wrong
         _check_fixed(space, parameter)
         _check_needs(space, parameter)
-    _check_objectives(space)
-    _check_sampling(space)
-    _check_vocabulary(space)
-    check_budget(space)
+    if not space.own:
+        _check_objectives(space)
+        _check_sampling(space)
+        _check_vocabulary(space)
+        check_budget(space)
     for rule in space.rules:
         _check_rule(space, rule)
     _check_baseline(space)
@@ -58,7 +57,7 @@ def idle_parameters(space: SearchSpace) -> list[Parameter]:
     found = []
     for parameter in space.parameters.values():
         when = parameter.when
-        if when is not None and not any(holds(when, case) for case in space.cases(when.names)):
+        if when is not None and not any(holds(space, when, case) for case in space.cases(when.names)):
             found.append(parameter)
     return found
 
@@ -72,9 +71,9 @@ def idle_error(parameter: Parameter) -> SpaceError:
     )
 
 
-def holds(expression: Expression, settings: Settings) -> bool:
+def holds(space: SearchSpace, expression: Expression, settings: Settings) -> bool:
     try:
-        return bool(expression.evaluate(lambda name: lookup(name, settings)))
+        return bool(expression.evaluate(lambda name: space.names.lookup(name, settings)))
     except (UnknownValue, ExpressionError):
         return False
 
@@ -82,12 +81,12 @@ def holds(expression: Expression, settings: Settings) -> bool:
 def _try(space: SearchSpace, expression: Expression, place: Place, label: str) -> None:
     for case in space.cases(expression.names, TRIED):
         try:
-            expression.evaluate(lambda name, case=case: lookup(name, case))  # type: ignore[misc]
+            expression.evaluate(lambda name, case=case: space.names.lookup(name, case))  # type: ignore[misc]
         except UnknownValue:
             continue
         except ExpressionError as error:
             raise place.error(
-                f"{label} `{expression.text}` cannot be computed with {told(expression.names, case)}: {error}; "
+                f"{label} `{expression.text}` cannot be computed with {space.names.told(expression.names, case)}: {error}; "
                 "change it or the ranges"
             ) from None
 
@@ -107,8 +106,8 @@ def _check_needs(space: SearchSpace, parameter: Parameter) -> None:
     for key, needed in parameter.info.needs.items():
         seen: dict[object, None] = {}
         for case in space.cases([key, *(when.names if when else ())]):
-            if when is None or holds(when, case):
-                seen[lookup(key, case)] = None
+            if when is None or holds(space, when, case):
+                seen[space.names.lookup(key, case)] = None
         useful, idle = [value for value in seen if value in needed], [value for value in seen if value not in needed]
         if not idle:
             continue
@@ -179,33 +178,29 @@ def _check_baseline(space: SearchSpace) -> None:
     if broken:
         rule, sentence = broken
         names = rule.expression.names
-        if not any(_permits(rule, case) for case in space.cases(names)):
+        if not any(_permits(space, rule, case) for case in space.cases(names)):
             raise rule.place.error(
                 f"no configuration satisfies `{rule.expression.text}`{_counted(space, names)}; {_change(names)}"
             )
         raise rule.place.error(f"the baseline (the priors) breaks a rule: {sentence}; change a prior of {' or '.join(names)}")
-    try:
-        TrialConfig.build({"max_iters": 1, **settings})
-    except ConfigError as error:
-        culprit = _place_of(space, error.name)
-        if error.name in SHAPE and all(_misshapen(case) for case in space.cases(SHAPE)):
-            raise culprit.error(f"no configuration can be built: {error}{_counted(space, SHAPE)}; change one of them") from None
-        raise culprit.error(f"the baseline (the priors) cannot be trained: {error}; change a prior") from None
+    misfit, shape = space.names.misfit(settings), space.names.shape
+    if misfit is not None:
+        culprit = _place_of(space, misfit.name)
+        if misfit.name in shape and all(_misshapen(space, case) for case in space.cases(shape)):
+            raise culprit.error(f"no configuration can be built: {misfit}{_counted(space, shape)}; change one of them")
+        raise culprit.error(f"the baseline (the priors) cannot be trained: {misfit}; change a prior")
 
 
-def _permits(rule: Rule, case: Settings) -> bool:
+def _permits(space: SearchSpace, rule: Rule, case: Settings) -> bool:
     try:
-        return bool(rule.expression.evaluate(lambda name: lookup(name, case)))
+        return bool(rule.expression.evaluate(lambda name: space.names.lookup(name, case)))
     except UnknownValue:
         return True
 
 
-def _misshapen(case: Settings) -> bool:
-    try:
-        TrialConfig.build({"max_iters": 1, **case})
-    except ConfigError as error:
-        return error.name in SHAPE
-    return False
+def _misshapen(space: SearchSpace, case: Settings) -> bool:
+    misfit = space.names.misfit(case)
+    return misfit is not None and misfit.name in space.names.shape
 
 
 def _counted(space: SearchSpace, names: Iterable[str]) -> str:
@@ -218,8 +213,9 @@ def _change(names: Iterable[str]) -> str:
 
 def _place_of(space: SearchSpace, name: str) -> Place:
     """Where to mend `name`: its own entry, else that of what it follows or is checked against."""
-    candidates = (*space.resolved([name]), *(each for each in SHAPE if name in SHAPE and each in space.parameters))
+    shape = space.names.shape
+    candidates = (*space.resolved([name]), *(each for each in shape if name in shape and each in space.parameters))
     if candidates:
         return space.parameters[candidates[0]].place
-    assert name in HYPERPARAMETERS
+    assert name in space.names.infos
     return space.document.places["parameters"]

@@ -6,14 +6,14 @@ import math
 from decimal import Decimal
 from typing import Literal
 
-from hpsearch.config import ALIASES, HYPERPARAMETERS, Hyperparameter, canonical_name
+from hpsearch.config import Hyperparameter
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.space.auto import NEEDS
 from hpsearch.space.expressions import Expression, ExpressionError, Kind, parse_expression
+from hpsearch.space.names import OWN, Names
 from hpsearch.space.parameters import (
     AUTO,
     CONFIDENCES,
-    KINDS,
     Choices,
     Confidence,
     Derived,
@@ -37,34 +37,34 @@ LARGEST = 2**53
 MAX_STEPS = 1_000_000_000
 
 
-def read_parameter(written: str, key: Place, node: Node) -> Parameter:
+def read_parameter(names: Names, written: str, key: Place, node: Node) -> Parameter:
     try:
-        info = HYPERPARAMETERS[canonical_name(written)]
+        info = names.infos[names.canonical(written)]
     except ConfigError as error:
-        near = "" if "did you mean" in str(error) else "; `hpsearch params` lists them"
+        near = "" if "did you mean" in str(error) else "; `hpsearch params` lists them (`trainer: own` lets a space name any)"
         raise key.error(f"{error}{near}") from None
     match node:
         case Scalar():
-            return _single(info, node, key, None, None)
+            return _single(names, info, node, key, None, None)
         case Sequence():
             raise node.place.error(f"{written}: a list of choices is written {{choices: [...]}}")
         case Mapping():
-            return _declared(info, node, key)
+            return _declared(names, info, node, key)
 
 
-def read_expression(node: Node, wanted: Kind, label: str) -> Expression:
+def read_expression(names: Names, node: Node, wanted: Kind, label: str) -> Expression:
     """label: what it is, for the messages (`when`, `a rule`, or the hyperparameter)."""
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         raise node.place.error(f"{label} is an expression such as `d_model % num_heads == 0`, not {_shown(node)}")
     try:
-        expression = parse_expression(node.value, KINDS, ALIASES)
+        expression = parse_expression(node.value, names.kinds, names.aliases)
     except ExpressionError as error:
-        message = _unknown_name(error) if error.unknown else error.message
+        message = _unknown_name(names, error) if error.unknown else error.message
         raise _inside(node, error.offset).error(f"{label}: {message}") from None
     for name, string, offset in expression.literals:
-        choices = HYPERPARAMETERS[name].choices
+        choices = names.infos[name].choices
         if choices and string not in choices:
-            raise _inside(node, offset).error(f"{label}: {_no_choice(HYPERPARAMETERS[name], string)}")
+            raise _inside(node, offset).error(f"{label}: {_no_choice(names.infos[name], string)}")
     if expression.kind != wanted:
         hint = f"; did you mean `{expression.text} == 0`?" if (wanted, expression.kind) == ("boolean", "number") else ""
         needed = "true or false" if wanted == "boolean" else f"a {wanted}"
@@ -72,7 +72,7 @@ def read_expression(node: Node, wanted: Kind, label: str) -> Expression:
     return expression
 
 
-def _declared(info: Hyperparameter, node: Mapping, key: Place) -> Parameter:
+def _declared(names: Names, info: Hyperparameter, node: Mapping, key: Place) -> Parameter:
     known = tuple(dict.fromkeys(each for keys in FORMS.values() for each in keys))
     for each, place in node.places.items():
         if each not in known:
@@ -84,10 +84,12 @@ def _declared(info: Hyperparameter, node: Mapping, key: Place) -> Parameter:
     for each, place in node.places.items():
         if each not in FORMS[form]:
             raise place.error(f"{info.name}: '{each}' does not go with '{form}'; remove one of them")
-    when = read_expression(node.items["when"], "boolean", f"{info.name}: when") if "when" in node.items else None
-    when_place = node.items["when"].place if when else None
+    when = when_place = None
+    if "when" in node.items:
+        when = read_expression(names, node.items["when"], "boolean", f"{info.name}: when")
+        when_place = node.items["when"].place
     if form == "value":
-        return _single(info, node.items["value"], key, when, when_place)
+        return _single(names, info, node.items["value"], key, when, when_place)
     if info.fixed:
         raise key.error(f"a range on {info.name} is refused: {info.fixed}; give it one value")
     if form == "choices":
@@ -95,7 +97,9 @@ def _declared(info: Hyperparameter, node: Mapping, key: Place) -> Parameter:
     return _range(info, node, key, when, when_place)
 
 
-def _single(info: Hyperparameter, node: Node, key: Place, when: Expression | None, when_place: Place | None) -> Parameter:
+def _single(
+    names: Names, info: Hyperparameter, node: Node, key: Place, when: Expression | None, when_place: Place | None
+) -> Parameter:
     if not isinstance(node, Scalar):
         raise node.place.error(f"{info.name}: one value is needed, not {_shown(node)}")
     text = node.value
@@ -103,12 +107,12 @@ def _single(info: Hyperparameter, node: Node, key: Place, when: Expression | Non
         word = text.strip()
         if info.kind == "bool" and word.lower() in ("yes", "no", "on", "off", "y", "n"):
             raise node.place.error(f"{info.name}: write true or false, not {word}")
-        if not (info.kind == "choice" and (word in info.choices or word.isidentifier())):
-            expression = read_expression(node, KINDS[info.name], info.name)
+        if not (info.choices and (word in info.choices or word.isidentifier())):
+            expression = read_expression(names, node, names.kinds[info.name], info.name)
             if expression.names:
-                return Derived(name=info.name, when=when, place=key, when_place=when_place, expression=expression)
+                return Derived(name=info.name, info=info, when=when, place=key, when_place=when_place, expression=expression)
             node = Scalar(_constant(expression, node, info), node.place)
-    return Fixed(name=info.name, when=when, place=key, when_place=when_place, value=read_value(info, node))
+    return Fixed(name=info.name, info=info, when=when, place=key, when_place=when_place, value=read_value(info, node))
 
 
 def _constant(expression: Expression, node: Scalar, info: Hyperparameter) -> bool | int | float | str:
@@ -191,6 +195,7 @@ def _range(info: Hyperparameter, node: Mapping, key: Place, when: Expression | N
     prior = _prior_number(info, node.items["prior"], low, high) if "prior" in node.items else None
     return Range(
         name=info.name,
+        info=info,
         when=when,
         place=key,
         when_place=when_place,
@@ -244,7 +249,7 @@ def _confidence(info: Hyperparameter, node: Mapping) -> Confidence | None:
 
 
 def _is_auto(info: Hyperparameter, node: Node) -> bool:
-    if plain(node) != AUTO:
+    if plain(node) != AUTO or info.section == OWN:
         return False
     if info.name not in NEEDS:
         raise node.place.error(
@@ -286,6 +291,7 @@ def _choices(info: Hyperparameter, node: Mapping, key: Place, when: Expression |
             raise node.items["prior"].place.error(f"{info.name}: prior {_shown(node.items['prior'])} is not one of {shown}")
     return Choices(
         name=info.name,
+        info=info,
         when=when,
         place=key,
         when_place=when_place,
@@ -308,7 +314,8 @@ def _out_of_bounds(info: Hyperparameter, value: int | float) -> str:
 def _wanted(info: Hyperparameter) -> str:
     if info.kind == "choice":
         return f"one of {', '.join(info.choices)}"
-    return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a path"}[info.kind]
+    text = "a text" if info.section == OWN else "a path"
+    return {"int": "a whole number", "bool": "true or false", "str": text}.get(info.kind, "a number")
 
 
 def _no_choice(info: Hyperparameter, value: object) -> str:
@@ -320,13 +327,17 @@ def _inside(node: Scalar, offset: int) -> Place:
     return node.text_place.shifted(offset) if node.text_place else node.place
 
 
-def _unknown_name(error: ExpressionError) -> str:
+def _unknown_name(names: Names, error: ExpressionError) -> str:
     name = error.unknown
-    if any(name in info.choices for info in HYPERPARAMETERS.values()):
+    if any(name in info.choices for info in names.infos.values()):
         return f"unknown name '{name}'; a word that is a value stands in quotes: '{name}'"
     if name in CONSTRAINTS:
         return f"unknown name '{name}'; limits on it stand under `constraints:`"
-    return error.message if "did you mean" in error.message else f"{error.message}; `hpsearch params` lists the names"
+    if names.own:
+        hint = f"known: {', '.join(names.infos)}; a text stands in quotes: '{name}'"
+    else:
+        hint = "`hpsearch params` lists the names"
+    return error.message if "did you mean" in error.message else f"{error.message}; {hint}"
 
 
 def _shown(node: Node) -> str:

@@ -12,23 +12,28 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, canonical_name
+from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig
 from hpsearch.errors import BadInput, SpaceError, did_you_mean
-from hpsearch.objectives import OBJECTIVES
-from hpsearch.space.budget import read_budget
+from hpsearch.objectives import NEGATED, OBJECTIVES
+from hpsearch.space.budget import read_budget, read_steps
 from hpsearch.space.canonical import BUDGET_PARAMETERS
 from hpsearch.space.checks import check, check_conditions, idle_error, idle_parameters
 from hpsearch.space.declare import CONSTRAINTS, read_expression, read_parameter
+from hpsearch.space.names import BUILT_IN, OWN, Names, own_names
+from hpsearch.space.names import NAME as PARAMETER
 from hpsearch.space.parameters import Fixed, Parameter
 from hpsearch.space.source import Mapping, Node, Place, Scalar, Sequence, plain, read_yaml, resolve
 from hpsearch.space.space import Bound, Rule, SearchSpace
 
-SECTIONS = ("name", "objective", "data", "budget", "parameters", "require", "constraints")
+SECTIONS = ("name", "trainer", "objective", "data", "budget", "parameters", "require", "constraints")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def load_space(path: Path) -> SearchSpace:
-    """Raises SpaceError (what is in the file) or BadInput (a file that cannot be read)."""
+def load_space(path: Path, *, own: bool = False) -> SearchSpace:
+    """The space in a file. own: it is for a trainer of one's own, whether or not it says so (`trainer: own`).
+
+    Raises SpaceError (what is in the file) or BadInput (a file that cannot be read).
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -39,15 +44,25 @@ def load_space(path: Path) -> SearchSpace:
         before = raw[: error.start]
         place = Place(str(path), before.count(b"\n") + 1, len(before) - before.rfind(b"\n"))
         raise place.error(f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    return parse_space(text, str(path))
+    return parse_space(text, str(path), own=own)
 
 
-def parse_space(text: str, path: str = "<space>") -> SearchSpace:
-    """Raises SpaceError."""
-    root = read_yaml(text, path)
+def parse_space(text: str, path: str = "<space>", *, own: bool = False) -> SearchSpace:
+    """The space that a text is; see `load_space`. Raises SpaceError."""
+    return _from_node(read_yaml(text, path), own)
+
+
+def space_of(content: AnyMapping[str, Any], path: str = "<space>", *, own: bool = False) -> SearchSpace:
+    """The space that a mapping is, as its file would be read; see `load_space`. Raises SpaceError."""
+    return _from_node(_node(content, Place(path)), own)
+
+
+def _from_node(root: Node, own: bool) -> SearchSpace:
     if not isinstance(root, Mapping):
         found = "is empty" if plain(root) is None else "is no mapping"
         raise root.place.error(f"this search space {found}; it needs `parameters:` with at least one of them")
+    if own and "trainer" not in root.items:
+        root = _with(root, "trainer", Scalar(OWN, root.place))
     return _build(root)
 
 
@@ -59,10 +74,13 @@ def overridden(
     try:
         parameters = root.items["parameters"]
         assert isinstance(parameters, Mapping)
-        by_name = {canonical_name(written): written for written in parameters.items}
+        aliases = space.names.aliases
+        by_name = {aliases.get(written, written): written for written in parameters.items}
         for written, value in settings.items():
             place = Place(f"--set {written}={value}")
-            name = ALIASES.get(written, written)
+            name = aliases.get(written, written)
+            if space.own and name not in space.parameters:
+                raise place.error(f"unknown parameter '{name}'{did_you_mean(name, space.parameters)}")
             given = _node(value, place)
             parameter = space.parameters.get(name)
             if parameter is not None and parameter.when is not None:
@@ -70,7 +88,7 @@ def overridden(
                 given = Mapping({"value": given, "when": condition}, {"value": place, "when": condition.place}, place)
             parameters = _with(_without(parameters, by_name.get(name, name)), written, given, place)
         if budget:
-            root, parameters = _rebudgeted(root, parameters, budget)
+            root, parameters = _rebudgeted(space, root, parameters, budget)
         root = _with(root, "parameters", parameters)
         for key, value in data.items():
             place = Place(f"--data {key}={value}")
@@ -80,22 +98,25 @@ def overridden(
             node = Scalar(value, place) if isinstance(value, str) and key != "validation" else _node(value, place)
             root = _with(root, "data", _with(whole, key, node, place), place)
         named = root if "name" in root.items else _with(root, "name", Scalar(space.name, root.place))
-        return _build(named, explicit={ALIASES.get(name, name) for name in settings})
+        return _build(named, explicit={aliases.get(name, name) for name in settings})
     except SpaceError as error:
         if error.path.startswith("--"):
             raise BadInput(f"{error.path}: {error.message}") from None
         raise
 
 
-def _rebudgeted(root: Mapping, parameters: Mapping, budget: AnyMapping[str, Any]) -> tuple[Mapping, Mapping]:
+def _rebudgeted(
+    space: SearchSpace, root: Mapping, parameters: Mapping, budget: AnyMapping[str, Any]
+) -> tuple[Mapping, Mapping]:
     old = root.items.get("budget")
     place = Place("--budget " + ",".join(f"{key}={value}" for key, value in budget.items()))
     kept = old if isinstance(old, Mapping) else Mapping({}, {}, place)
     if set(budget) - {"evaluations"}:
         for key in [key for key in kept.items if key != "evaluations"]:
             kept = _without(kept, key)
-        for written in [written for written in parameters.items if canonical_name(written) in BUDGET_PARAMETERS]:
-            parameters = _without(parameters, written)
+        for written in [] if space.own else list(parameters.items):
+            if ALIASES.get(written, written) in BUDGET_PARAMETERS:
+                parameters = _without(parameters, written)
     for key, value in budget.items():
         kept = _with(kept, key, _node(value, place), place)
     return _with(root, "budget", kept, place), parameters
@@ -108,16 +129,20 @@ def _build(root: Mapping, explicit: Collection[str] | None = None) -> SearchSpac
             inside = key in HYPERPARAMETERS or key in ALIASES
             hint = "; it belongs under `parameters:`" if inside else did_you_mean(key, SECTIONS)
             raise place.error(f"unknown key '{key}'{hint or '; known: ' + ', '.join(SECTIONS)}")
-    parameters = _parameters(root)
+    own = _is_own(root)
+    names = own_names(_declarations(root)) if own else BUILT_IN
+    parameters = _parameters(root, names)
+    budget = root.items.get("budget")
     space = SearchSpace(
         name=_name(root),
-        objectives=_objectives(root, parameters),
+        objectives=_own_objectives(root) if own else _objectives(root, parameters),
         data=_data(root.items.get("data")),
-        budget=read_budget(root.items.get("budget"), parameters),
+        budget=read_steps(budget, root) if own else read_budget(budget, parameters),
         parameters=parameters,
-        rules=_rules(root.items.get("require")),
+        rules=_rules(root.items.get("require"), names),
         constraints=_constraints(root.items.get("constraints")),
         document=root,
+        names=names,
     )
     check_conditions(space)
     while idle := idle_parameters(space):
@@ -131,18 +156,38 @@ def _build(root: Mapping, explicit: Collection[str] | None = None) -> SearchSpac
     return space
 
 
-def _parameters(root: Mapping) -> dict[str, Parameter]:
+def _is_own(root: Mapping) -> bool:
+    """Whether the space is for a trainer of one's own. Raises SpaceError for what such a space cannot have."""
+    node = root.items.get("trainer")
+    if node is None:
+        return False
+    if plain(node) != OWN:
+        raise node.place.error(
+            f"trainer is `{OWN}`, or left out for the built-in model; --command names the program itself, never a space"
+        )
+    for key in ("data", "constraints"):
+        if key in root.places:
+            raise root.places[key].error(f"{key} is for the built-in model; a trainer of your own takes it as a parameter")
+    return True
+
+
+def _declarations(root: Mapping) -> Mapping:
     node = root.items.get("parameters")
     if not isinstance(node, Mapping) or not node.items:
         place = node.place if node else root.place
         raise place.error(
             "`parameters:` is missing or empty; give at least one: learning_rate: {low: 1e-5, high: 1e-2, log: true}"
         )
+    return node
+
+
+def _parameters(root: Mapping, names: Names) -> dict[str, Parameter]:
+    node = _declarations(root)
     parameters: dict[str, Parameter] = {}
     spelled: dict[str, str] = {}
     for written, item in node.items.items():
         place = node.places[written]
-        parameter = read_parameter(written, place, item)
+        parameter = read_parameter(names, written, place, item)
         name = parameter.name
         if name in parameters and parameters[name] != parameter:
             raise place.error(
@@ -187,6 +232,30 @@ def _objectives(root: Mapping, parameters: dict[str, Parameter]) -> tuple[str, .
     return tuple(found)
 
 
+def _own_objectives(root: Mapping) -> tuple[str, ...]:
+    """What a trainer of one's own reports: `loss`, or `{maximize: accuracy}`, or a list of such; `value` by default."""
+    node = root.items.get("objective")
+    if node is None:
+        return ("value",)
+    found: list[str] = []
+    for item in node.items if isinstance(node, Sequence) else (node,):
+        name, sign = plain(item), ""
+        if isinstance(item, Mapping) and len(item.items) == 1:
+            ((direction, name),) = ((key, plain(value)) for key, value in item.items.items())
+            if direction not in ("minimize", "maximize"):
+                hint = did_you_mean(direction, ("minimize", "maximize")) or "; known: minimize, maximize"
+                raise item.places[direction].error(f"objective: unknown direction '{direction}'{hint}")
+            sign = NEGATED if direction == "maximize" else ""
+        if not isinstance(name, str) or not PARAMETER.fullmatch(name):
+            raise item.place.error("objective is a name that your trainer reports, as in loss or {maximize: accuracy}")
+        if f"{sign}{name}" in found:
+            raise item.place.error(f"objective {name} is given twice; keep one")
+        found.append(f"{sign}{name}")
+    if not found:
+        raise node.place.error("objective is empty; give a name that your trainer reports")
+    return tuple(found)
+
+
 def _data(node: Node | None) -> DataConfig:
     if node is None:
         return DataConfig.model_validate({})
@@ -219,13 +288,13 @@ def _data(node: Node | None) -> DataConfig:
     return config
 
 
-def _rules(node: Node | None) -> tuple[Rule, ...]:
+def _rules(node: Node | None, names: Names) -> tuple[Rule, ...]:
     if node is None:
         return ()
     items = node.items if isinstance(node, Sequence) else (node,)
     rules: list[Rule] = []
     for item in items:
-        rule = Rule(read_expression(item, "boolean", "a rule"), item.place)
+        rule = Rule(read_expression(names, item, "boolean", "a rule"), item.place)
         if rule not in rules:
             rules.append(rule)
     return tuple(rules)

@@ -10,8 +10,8 @@ from decimal import Decimal
 from random import Random
 from typing import Any, Literal, get_args
 
-from hpsearch.config import HYPERPARAMETERS, Hyperparameter
-from hpsearch.space.expressions import Expression, Kind, Value
+from hpsearch.config import Hyperparameter
+from hpsearch.space.expressions import Expression, Value
 from hpsearch.space.source import Place
 
 Setting = Value | None
@@ -31,12 +31,6 @@ AUTO = "auto"
 MAX_GRID = 20_000
 """A range with more values than this counts as continuous where values are enumerated."""
 
-KINDS: dict[str, Kind] = {
-    name: "number" if info.kind in ("int", "float") else "boolean" if info.kind == "bool" else "string"
-    for name, info in HYPERPARAMETERS.items()
-}
-"""The kinds of names in expressions."""
-
 
 def may_be_empty(info: Hyperparameter) -> bool:
     """Whether null is a value: it turns the hyperparameter off, or lets it follow another."""
@@ -47,6 +41,7 @@ def may_be_empty(info: Hyperparameter) -> bool:
 class _Parameter:
     name: str
     """Canonical."""
+    info: Hyperparameter = field(compare=False, repr=False)
     when: Expression | None = None
     """Where this holds, the parameter is part of a configuration."""
     place: Place = field(default=Place("<space>"), compare=False, repr=False)
@@ -56,10 +51,6 @@ class _Parameter:
     def may_be_absent(self) -> bool:
         """Whether there are configurations in which the hyperparameter has its default."""
         return self.when is not None
-
-    @property
-    def info(self) -> Hyperparameter:
-        return HYPERPARAMETERS[self.name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +90,11 @@ class Range(_Parameter):
     prior: int | float | Literal["auto"] | None = None
     confidence: Confidence | None = None
     """None without a prior."""
+
+    @property
+    def automatic(self) -> bool:
+        """Whether a scaling law gives the prior."""
+        return self.prior == AUTO
 
     @property
     def whole(self) -> bool:
@@ -153,6 +149,11 @@ class Choices(_Parameter):
     prior: Setting = None
     confidence: Confidence | None = None
     """None without a prior."""
+
+    @property
+    def automatic(self) -> bool:
+        """Whether a scaling law gives the prior; of a text, `auto` is itself."""
+        return self.prior == AUTO and self.info.kind != "str"
 
     @property
     def may_be_absent(self) -> bool:

@@ -14,6 +14,8 @@ from hpsearch.space.auto import NEEDS
 from hpsearch.space.budget import BUDGET_KINDS, MAX_EVALUATIONS, WHOLE_KINDS
 from hpsearch.space.declare import CONSTRAINTS
 from hpsearch.space.load import NAME
+from hpsearch.space.names import NAME as PARAMETER
+from hpsearch.space.names import OWN
 from hpsearch.space.parameters import AUTO, CONFIDENCES, may_be_empty
 
 Schema = dict[str, Any]
@@ -22,42 +24,84 @@ _WHEN: Schema = {"type": "string", "minLength": 1, "description": "a condition, 
 _CONFIDENCE: Schema = {"enum": list(CONFIDENCES), "description": "how near the prior values are first looked for"}
 _CONFIDENT: Schema = {"dependentRequired": {"confidence": ["prior"]}}
 _POSITIVE: Schema = {"type": "number", "exclusiveMinimum": 0}
+_NAME: Schema = {"type": "string", "pattern": f"^{NAME.pattern}$", "description": "the study's name, unless --study"}
+_RULES: Schema = {
+    "description": "rules that every configuration satisfies, as in `d_model % num_heads == 0`",
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": {"type": "string", "minLength": 1}},
+    ],
+}
 
 
 def space_schema() -> Schema:
-    """JSON Schema (draft 2020-12) of a search-space file."""
+    """JSON Schema (draft 2020-12) of a search-space file: under `else` of one for the built-in model."""
     parameters: dict[str, Schema] = {}
     for name, info in HYPERPARAMETERS.items():
         parameters[name] = _parameter(info)
         for alias in info.aliases:
-            parameters[alias] = {"$ref": f"#/properties/parameters/properties/{name}", "description": f"alias of {name}"}
+            parameters[alias] = {"$ref": f"#/else/properties/parameters/properties/{name}", "description": f"alias of {name}"}
     objective = {"enum": list(OBJECTIVES)}
     told = "\n".join(f"{each.name} ({each.unit}): {each.doc}" for each in OBJECTIVES.values())
+    model = _closed(
+        {
+            "name": _NAME,
+            "objective": {
+                "description": told,
+                "anyOf": [objective, {"type": "array", "items": objective, "minItems": 1, "uniqueItems": True}],
+            },
+            "data": _data(),
+            "budget": _budget(),
+            "parameters": {**_closed(parameters), "minProperties": 1},
+            "require": _RULES,
+            "constraints": _closed({name: _bound() for name in CONSTRAINTS}),
+        },
+        required=["parameters"],
+    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hpsearch search space",
-        **_closed(
-            {
-                "name": {"type": "string", "pattern": f"^{NAME.pattern}$", "description": "the study's name, unless --study"},
-                "objective": {
-                    "description": told,
-                    "anyOf": [objective, {"type": "array", "items": objective, "minItems": 1, "uniqueItems": True}],
-                },
-                "data": _data(),
-                "budget": _budget(),
-                "parameters": {**_closed(parameters), "minProperties": 1},
-                "require": {
-                    "description": "rules that every configuration satisfies, as in `d_model % num_heads == 0`",
-                    "anyOf": [
-                        {"type": "string", "minLength": 1},
-                        {"type": "array", "items": {"type": "string", "minLength": 1}},
-                    ],
-                },
-                "constraints": _closed({name: _bound() for name in CONSTRAINTS}),
-            },
-            required=["parameters"],
-        ),
+        "if": {"type": "object", "properties": {"trainer": {"const": OWN}}, "required": ["trainer"]},
+        "then": _own(),
+        "else": model,
     }
+
+
+def _own() -> Schema:
+    """A space for a trainer of one's own, whose parameters may have any name."""
+    name: Schema = {"type": "string", "pattern": f"^{PARAMETER.pattern}$"}
+    directed = _closed({"minimize": name, "maximize": name})
+    objective: Schema = {"anyOf": [name, {**directed, "minProperties": 1, "maxProperties": 1}]}
+    count: Schema = {"type": "integer", "minimum": 1}
+    single: list[Schema] = [{"type": kind} for kind in ("number", "string", "boolean", "null")]
+    listed: Schema = {"type": ["number", "string", "boolean", "null"]}
+    step: Schema = {**_POSITIVE, "description": "in steps of this"}
+    number: Schema = {"type": "number"}
+    confident: Schema = {"confidence": _CONFIDENCE, "when": _WHEN}
+    ranged: Schema = {"low": number, "high": number, "log": {"type": "boolean"}, "step": step, "prior": number, **confident}
+    choices: Schema = {"type": "array", "items": listed, "minItems": 1, "uniqueItems": True}
+    forms = [
+        *single,
+        _closed({"value": {"anyOf": single}, "when": _WHEN}, required=["value"]),
+        {**_closed(ranged, required=["low", "high"]), **_CONFIDENT},
+        {**_closed({"choices": choices, "prior": listed, **confident}, required=["choices"]), **_CONFIDENT},
+    ]
+    return _closed(
+        {
+            "name": _NAME,
+            "trainer": {"const": OWN, "description": "for a trainer of one's own: `--command`, or `hpsearch.tune`"},
+            "objective": {"anyOf": [objective, {"type": "array", "items": objective, "minItems": 1}]},
+            "budget": _closed({"steps": count, "evaluations": {**count, "maximum": MAX_EVALUATIONS}}, required=["steps"]),
+            "parameters": {
+                "type": "object",
+                "propertyNames": {"pattern": f"^{PARAMETER.pattern}$"},
+                "additionalProperties": {"anyOf": forms},
+                "minProperties": 1,
+            },
+            "require": _RULES,
+        },
+        required=["parameters", "budget"],
+    )
 
 
 def _parameter(info: Hyperparameter) -> Schema:
@@ -153,7 +197,7 @@ def _budget() -> Schema:
     }
     assert set(units) == set(BUDGET_KINDS)
     evaluations = {"type": "integer", "minimum": 1, "maximum": MAX_EVALUATIONS, "description": "evaluations per trial"}
-    steps = {"$ref": "#/properties/budget/properties/max_iters"}
+    steps = {"$ref": "#/else/properties/budget/properties/max_iters"}
     aliases = dict.fromkeys(HYPERPARAMETERS["max_iters"].aliases, steps)
     return {
         **_closed({**kinds, **aliases, "evaluations": evaluations}),

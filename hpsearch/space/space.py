@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpsearch.config import HYPERPARAMETERS, DataConfig, TrialConfig
-from hpsearch.errors import ConfigError
+from hpsearch.config import DataConfig
 from hpsearch.space import canonical, source
 from hpsearch.space.auto import NEEDS, Law
 from hpsearch.space.baseline import baseline
 from hpsearch.space.expressions import Expression, ExpressionError, UnknownValue, Value
-from hpsearch.space.parameters import AUTO, Choices, Derived, Fixed, Parameter, Range, Searched, Setting, Settings
-from hpsearch.space.values import lookup, told
+from hpsearch.space.names import Names
+from hpsearch.space.parameters import Choices, Derived, Fixed, Parameter, Range, Searched, Setting, Settings
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-BudgetKind = Literal["device_seconds", "flops", "tokens", "max_iters", "num_epochs"]
+BudgetKind = Literal["device_seconds", "flops", "tokens", "max_iters", "num_epochs", "steps"]
+"""`steps`: those that a trainer of one's own counts."""
 Choose = Callable[[Searched, Settings], Setting]
 """Picks a value for a searched parameter, beside the settings so far."""
 
@@ -68,6 +68,12 @@ class SearchSpace:
     constraints: dict[str, Bound]
     document: source.Mapping = field(compare=False, repr=False)
     """What it was read from."""
+    names: Names = field(compare=False, repr=False)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is for a trainer of one's own."""
+        return self.names.own
 
     @functools.cached_property
     def searched(self) -> tuple[Searched, ...]:
@@ -100,7 +106,7 @@ class SearchSpace:
     @functools.cached_property
     def automatic(self) -> tuple[Searched, ...]:
         """The parameters with `prior: auto`."""
-        return tuple(parameter for parameter in self.searched if parameter.prior == AUTO)
+        return tuple(parameter for parameter in self.searched if parameter.automatic)
 
     def settings(self, proposal: Mapping[str, Any], budget: Mapping[str, int] | None = None) -> Settings:
         """Fixed, proposed and derived values together, of active parameters only.
@@ -115,19 +121,17 @@ class SearchSpace:
         broken = self.broken_rule(settings)
         if broken:
             return broken[1]
-        try:
-            TrialConfig.build({"max_iters": 1, **settings})
-        except ConfigError as error:
-            return str(error)
-        return None
+        misfit = self.names.misfit(settings)
+        return None if misfit is None else str(misfit)
 
     def broken_rule(self, settings: Mapping[str, Any]) -> tuple[Rule, str] | None:
         """The first rule that does not hold, and a sentence with the values."""
+        told = self.names.told
         for rule, undecided in self._rules:
             if not undecided <= settings.keys():
                 continue
             try:
-                if not rule.expression.evaluate(lambda name: lookup(name, settings)):
+                if not rule.expression.evaluate(lambda name: self.names.lookup(name, settings)):
                     return rule, f"{rule.expression.text} does not hold: {told(rule.expression.names, settings)}"
             except UnknownValue:
                 continue
@@ -192,7 +196,7 @@ class SearchSpace:
                     found.append(name)
                     if not self.parameters[name].may_be_absent:
                         break
-                name = HYPERPARAMETERS[name].derived
+                name = self.names.infos[name].derived
         return found
 
     def closure(self, names: Iterable[str]) -> set[str]:
@@ -215,7 +219,7 @@ class SearchSpace:
         found: set[str] = set()
         for written in [*names, *(name for each in self.closure(names) for name in _mentioned(self.parameters[each]))]:
             name = written
-            while name not in self.parameters and (follows := HYPERPARAMETERS[name].derived):
+            while name not in self.parameters and (follows := self.names.infos[name].derived):
                 if follows == "budget":
                     found.add(name)
                     break
@@ -238,7 +242,7 @@ class SearchSpace:
                 cycle = " → ".join((*children[children.index(name) :], name))
                 raise parameter.place.error(f"values that need each other: {cycle}; give one of them a value of its own")
             if name not in ordered:
-                automatic = isinstance(parameter, Range | Choices) and parameter.prior == AUTO
+                automatic = isinstance(parameter, Range | Choices) and parameter.automatic
                 # What decides an automatic prior is drawn before what it is the prior of.
                 for parent in self.resolved((*_mentioned(parameter), *(NEEDS[name] if automatic else ()))):
                     add(parent, (*children, name))
@@ -253,7 +257,7 @@ class SearchSpace:
         unknown: set[str] = set()
 
         def value(name: str) -> Value:
-            return lookup(name, settings, unknown)
+            return self.names.lookup(name, settings, unknown)
 
         for parameter in self._ordered:
             name = parameter.name
@@ -274,8 +278,9 @@ class SearchSpace:
                     unknown.add(name)
             except ExpressionError as error:
                 names = (*(parameter.when.names if parameter.when else ()), *_mentioned(parameter))
+                told = self.names.told(names, settings)
                 raise parameter.place.error(
-                    f"{name} cannot be computed with {told(names, settings)}: {error}; change the expression or the ranges"
+                    f"{name} cannot be computed with {told}: {error}; change the expression or the ranges"
                 ) from None
         return settings
 

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from hpsearch.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from hpsearch.config import Hyperparameter
 
 
 class TrialState(enum.StrEnum):
@@ -27,7 +32,7 @@ class BudgetRecord:
     """The compute that every trial of a study gets, frozen when the study is created."""
 
     kind: str
-    """What was asked: device_seconds, flops, tokens, max_iters or num_epochs."""
+    """What was asked: device_seconds, flops, tokens, max_iters or num_epochs; steps of a trainer of one's own."""
     amount: float
     """In the unit of `kind`."""
     evaluations: int
@@ -50,6 +55,7 @@ class StudyRecord:
     space_digest: str
     objectives: tuple[str, ...]
     data: dict[str, Any]
+    """What trials train on (`DataConfig`); of a trainer of one's own its `command` or `function`."""
     data_fingerprint: str
     budget: BudgetRecord
     sampler: str
@@ -73,6 +79,26 @@ class StudyRecord:
     """What pauses and promotes trials."""
     extras: dict[str, Any] = field(default_factory=dict)
     """What was noted about the study since, by topic: `forecast`."""
+
+    @property
+    def own(self) -> bool:
+        """Whether its trainer is not the built-in model. Then only its space knows the names in its configs."""
+        return self.budget.kind == "steps"
+
+    def hyperparameter(self, name: str) -> Hyperparameter | None:
+        """What is known of a name in its configs."""
+        from hpsearch.config import HYPERPARAMETERS  # Here: it brings pydantic, which `status` does not need.
+
+        return None if self.own else HYPERPARAMETERS.get(name)
+
+    def unit(self, objective: str) -> str:
+        """Of an objective; empty where it has none."""
+        known = None if self.own else OBJECTIVES.get(objective)
+        return known.unit if known else ""
+
+    def steps(self, trial: TrialRecord) -> int | None:
+        """Of a whole run of a trial; None where it has no config."""
+        return int(self.budget.amount) if self.own else trial.config.get("max_iters")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ def _nobody() -> Answer:
 
 
 _listener: Listener = _nobody
+_asked: Listener = _nobody
 
 
 def beat() -> Answer:
@@ -26,12 +27,17 @@ def beat() -> Answer:
     return _listener()
 
 
+def asked() -> Answer:
+    """The same answer without a sign of life, for whoever waits for someone else's."""
+    return _asked()
+
+
 @contextlib.contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Have `listener` called at each beat. It is called often and must cost little."""
-    global _listener
-    before, _listener = _listener, listener
+def listening(listener: Listener, asked: Listener = _nobody) -> Iterator[None]:
+    """Have `listener` called at each beat. It is called often and must cost little. asked: answers without a beat."""
+    global _listener, _asked
+    before, _listener, _asked = (_listener, _asked), listener, asked
     try:
         yield
     finally:
-        _listener = before
+        _listener, _asked = before

@@ -332,7 +332,7 @@ def begin(cache: Path, trials: int) -> None:
     owner = this_process()
     study = open_study(request, check(request), owner)
     if trials:
-        config = study.config(space.prior(), 0).concrete()
+        config = study.prepare(space.prior(), 0).config
         record = TrialRecord(0, TrialState.COMPLETE, space.prior(), config, "prior", values=(2.5,))
         study.store.add_trial(study.record.id, record, token=owner.token)
     study.store.release(study.record.id, owner)

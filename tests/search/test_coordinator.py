@@ -377,9 +377,9 @@ def test_a_log_and_checkpoints_elsewhere_are_kept_apart_once(toys: Toys) -> None
     request = toys.request(2, text)
     owner = this_process()
     study = open_study(request, check(request), owner)
-    config = study.config(study.space.prior(), 7)
-    assert config.save_dir == "/elsewhere"  # Training adds the study and the trial itself.
-    assert config.log_file == f"/logs/{study.record.folder}-0007-words.jsonl"
+    config = study.prepare(study.space.prior(), 7).config
+    assert config["save_dir"] == "/elsewhere"  # Training adds the study and the trial itself.
+    assert config["log_file"] == f"/logs/{study.record.folder}-0007-words.jsonl"
     study.store.release(study.record.id, owner)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hpsearch.config import ALIASES, HYPERPARAMETERS
+from hpsearch.errors import BadInput
 from hpsearch.space.find import bundled_spaces
 from hpsearch.space.load import load_space, parse_space
 from hpsearch.space.schema import space_schema
@@ -34,7 +35,7 @@ def test_the_schema_accepts_every_bundled_space_and_its_canonical_form(name: str
 
 
 def test_the_schema_describes_every_hyperparameter_and_alias() -> None:
-    properties: dict[str, Any] = space_schema()["properties"]["parameters"]["properties"]
+    properties: dict[str, Any] = space_schema()["else"]["properties"]["parameters"]["properties"]
     assert set(properties) == set(HYPERPARAMETERS) | set(ALIASES)
     assert all(info.doc in properties[name]["description"] for name, info in HYPERPARAMETERS.items())
 
@@ -111,3 +112,23 @@ def test_the_schema_refuses_what_the_check_refuses(text: str) -> None:
 
     with pytest.raises(SpaceError, match=re.compile(r"^test:1:\d+: |^test:2:\d+: ")):
         parse_space(text, "test")
+
+
+OWN = "trainer: own\nbudget: {steps: 10, evaluations: 5}\n"
+MINE = "parameters: {lr: {low: 0.1, high: 1, log: true, prior: 0.5}, act: {choices: [a, b], when: lr > 0.2}, twice: 2 * lr}\n"
+
+
+@pytest.mark.parametrize("more", ["", "objective: loss\n", "objective: [{maximize: acc}, size]\n", "require: lr > 0.1\n"])
+def test_the_schema_accepts_spaces_for_other_trainers(more: str) -> None:
+    text = OWN + MINE + more
+    assert accepts(data(text))
+    assert accepts(data(parse_space(text).to_yaml()))
+
+
+@pytest.mark.parametrize(
+    "text", [MINE, OWN, "trainer: own\n" + MINE, OWN + MINE + "data: {text: pydoc}\n", OWN + "parameters: {lr: {low: 1}}\n"]
+)
+def test_the_schema_refuses_what_no_space_for_another_trainer_is(text: str) -> None:
+    assert not accepts(data(text))
+    with pytest.raises(BadInput):
+        parse_space(text)

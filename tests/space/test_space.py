@@ -10,7 +10,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.errors import BadInput, SpaceError
 from hpsearch.space.load import load_space, parse_space
 from hpsearch.space.parameters import Choices, Derived, Fixed, Range
-from hpsearch.space.space import Bound, BudgetSpec
+from hpsearch.space.space import Bound, BudgetSpec, SearchSpace
 
 SPACE = """
 name: lm
@@ -33,6 +33,11 @@ constraints:
   num_parameters: {max: 5e6}
 """
 LR = "learning_rate: {low: 1e-7, high: 1e-3, log: true}"
+
+
+def fixed(space: SearchSpace) -> dict[str, object]:
+    """The values that are given, by name."""
+    return {name: each.value for name, each in space.parameters.items() if isinstance(each, Fixed)}
 
 
 def entries(*lines: str) -> str:
@@ -236,8 +241,7 @@ def test_a_derived_choice_is_an_expression_in_quotes() -> None:
 
 def test_an_expression_without_names_is_a_fixed_value() -> None:
     space = parse_space(entries("d_model: 2 ** 7", "dropout: '0.2'", LR))
-    assert space.parameters["d_model"] == Fixed(name="d_model", value=128)
-    assert space.parameters["dropout"] == Fixed(name="dropout", value=0.2)
+    assert fixed(space) == {"d_model": 128, "dropout": 0.2}
 
 
 def test_what_depends_on_the_budget_waits_for_it() -> None:
@@ -272,13 +276,11 @@ def test_require_is_a_rule_or_a_list_of_rules(rule: str) -> None:
 
 def test_both_spellings_of_small_numbers_are_numbers() -> None:
     for text in ("1e-4", "1.0e-4", "1E-4", ".0001", "+1e-4", "0.0001"):
-        assert parse_space(entries(f"weight_decay: {text}", LR)).parameters["weight_decay"] == Fixed(
-            name="weight_decay", value=1e-4
-        )
+        assert fixed(parse_space(entries(f"weight_decay: {text}", LR)))["weight_decay"] == 1e-4
 
 
 def test_whole_numbers_may_be_written_as_floats() -> None:
-    assert parse_space(entries("d_model: 2e2", "num_heads: 8.0", LR)).parameters["d_model"] == Fixed(name="d_model", value=200)
+    assert fixed(parse_space(entries("d_model: 2e2", "num_heads: 8.0", LR)))["d_model"] == 200
 
 
 @pytest.mark.parametrize(
@@ -388,7 +390,7 @@ def test_differences_are_sentences() -> None:
 
 def test_override_fixes_values() -> None:
     space = parse_space(SPACE).override({"learning_rate": "1e-2", "hidden_size": 256, "d_ff": "2 * d_model"})
-    assert space.parameters["learning_rate"] == Fixed(name="learning_rate", value=1e-2)
+    assert fixed(space)["learning_rate"] == 1e-2
     assert space.settings(space.prior())["d_ff"] == 512
     assert space.name == "lm"
 

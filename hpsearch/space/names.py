@@ -1,0 +1,176 @@
+"""What is known of the names under `parameters:`: those of the built-in model, or those that a space gives its own trainer.
+
+A space for a trainer of one's own (`trainer: own`) may name anything. What a parameter is (a whole number, a number, a
+truth, a text) then follows from how it is declared, and nothing else is known of it: no default, bounds, aliases or unit.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpsearch.config import ALIASES, HYPERPARAMETERS, Hyperparameter, TrialConfig, canonical_name
+from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.space import values
+from hpsearch.space.expressions import ExpressionError, Kind, Value, parse_expression
+from hpsearch.space.source import Mapping as MappingNode
+from hpsearch.space.source import Node, Scalar, Sequence
+
+SHAPE = ("d_model", "num_heads", "num_groups", "position", "max_position_embeddings", "context_length")
+"""What `TrialConfig.build` checks against each other."""
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+"""A parameter of a trainer of one's own."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The parameters that a space may speak of."""
+
+    infos: Mapping[str, Hyperparameter]
+    aliases: Mapping[str, str]
+    own: bool = False
+    """Whether they are those of a trainer of one's own."""
+
+    @property
+    def shape(self) -> tuple[str, ...]:
+        """Those whose values must fit together whatever the rules say."""
+        return () if self.own else SHAPE
+
+    @functools.cached_property
+    def kinds(self) -> dict[str, Kind]:
+        """The kinds of names in expressions."""
+        return {name: kind_of(info) for name, info in self.infos.items()}
+
+    def canonical(self, written: str) -> str:
+        """The name that a word stands for. Raises ConfigError with the nearest one."""
+        if not self.own:
+            return canonical_name(written)
+        if written not in self.infos:
+            raise ConfigError(written, f"unknown parameter '{written}'{did_you_mean(written, self.infos)}")
+        return written
+
+    def lookup(self, name: str, settings: Mapping[str, Any], unknown: Collection[str] = ()) -> Value:
+        """The value of a parameter beside `settings`; see `hpsearch.space.values.lookup`."""
+        return values.lookup(name, settings, unknown, self.infos)
+
+    def told(self, names: Collection[str], settings: Mapping[str, Any]) -> str:
+        """`d_model 128, num_heads 3`"""
+        return values.told(names, settings, self.infos)
+
+    def misfit(self, settings: Mapping[str, Any]) -> ConfigError | None:
+        """Why no trainer takes these settings; only of the built-in one is that known beforehand."""
+        if self.own:
+            return None
+        try:
+            TrialConfig.build({"max_iters": 1, **settings})
+        except ConfigError as error:
+            return error
+        return None
+
+
+def kind_of(info: Hyperparameter) -> Kind:
+    if info.kind in ("int", "float", "number"):
+        return "number"
+    return "boolean" if info.kind == "bool" else "string"
+
+
+OWN = "own"
+"""`trainer:` in a space, and the section of its parameters."""
+
+BUILT_IN = Names(HYPERPARAMETERS, ALIASES)
+
+
+def own_names(parameters: MappingNode) -> Names:
+    """The names that a space gives to the parameters of its own trainer, with what their declarations say they are.
+
+    A text that reads as an expression over other parameters is one; every other text is itself. Raises SpaceError.
+    """
+    infos: dict[str, Hyperparameter] = {}
+    texts: dict[str, Scalar] = {}
+    for name, item in parameters.items.items():
+        if not NAME.fullmatch(name):
+            raise parameters.places[name].error(
+                f"'{name}': the name of a parameter begins with a letter and has at most 100 letters, digits, '_', '.' or '-'"
+            )
+        single = item.items.get("value") if isinstance(item, MappingNode) else item
+        if isinstance(single, Scalar) and isinstance(single.value, str):
+            texts[name] = single
+        else:
+            infos[name] = _info(name, _declared_kind(name, item))
+    while texts:
+        kinds = {name: kind_of(info) for name, info in infos.items()}
+        found = {name: kind for name, text in texts.items() if (kind := _kind_of_text(name, text, kinds, texts))}
+        if not found:
+            first = next(iter(texts))
+            cycle = " and ".join(texts)
+            raise parameters.places[first].error(f"values that need each other: {cycle}; give one of them a value of its own")
+        for name, kind in found.items():
+            infos[name] = _info(name, kind)
+            del texts[name]
+    return Names({name: infos[name] for name in parameters.items}, {}, own=True)
+
+
+def _kind_of_text(name: str, node: Scalar, kinds: Mapping[str, Kind], waiting: Collection[str]) -> str:
+    """`str` for a text that is itself, the kind of the value that an expression comes to; empty when it depends on one of
+    `waiting`."""
+    text = str(node.value)
+    try:
+        expression = parse_expression(text, kinds)
+    except ExpressionError as error:
+        if error.unknown in waiting and error.unknown != name:
+            return ""
+        near = did_you_mean(error.unknown, kinds) if error.unknown and not text.strip().isidentifier() else ""
+        if near:
+            raise node.place.error(f"{name}: `{text}` names '{error.unknown}', which is no parameter{near}") from None
+        return "str"
+    if not expression.names:
+        return "str"
+    # A choice without choices: read as an expression that comes to a text.
+    return {"number": "number", "boolean": "bool", "string": "choice"}[expression.kind]
+
+
+def _declared_kind(name: str, node: Node) -> str:
+    if not isinstance(node, MappingNode):
+        return _kind(name, [node])
+    if "choices" in node.items:
+        listed = node.items["choices"]
+        return _kind(name, list(listed.items)) if isinstance(listed, Sequence) else "str"
+    if "low" in node.items or "high" in node.items:
+        ends = [node.items[key] for key in ("low", "high", "step", "prior") if key in node.items]
+        return "int" if all(isinstance(end, Scalar) and type(end.value) is int for end in ends) else "float"
+    return _kind(name, [node.items["value"]]) if "value" in node.items else "str"
+
+
+def _kind(name: str, nodes: list[Node]) -> str:
+    """What values of one parameter are; null is any of them."""
+    types = {type(node.value) for node in nodes if isinstance(node, Scalar) and node.value is not None}
+    if types <= {int, float}:
+        return "int" if types == {int} else "float" if types else "str"
+    if len(types) > 1:
+        raise nodes[0].place.error(f"{name}: its values are of several kinds; use numbers, texts, or true and false")
+    return "bool" if types == {bool} else "str"
+
+
+def _info(name: str, kind: Any) -> Hyperparameter:
+    return Hyperparameter(
+        name=name,
+        section=OWN,
+        doc="",
+        kind=kind,
+        default=None,
+        derived=None,
+        optional=True,
+        choices=(),
+        low=None,
+        low_open=False,
+        high=None,
+        high_open=False,
+        aliases=(),
+        unit="",
+        fixed="",
+        needs={},
+        documented=None,
+    )

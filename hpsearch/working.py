@@ -1,0 +1,273 @@
+"""Work on one study from its start to its end: what `hpsearch run`, `hpsearch.run` and `hpsearch.tune` have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from hpsearch.errors import BadInput, StudyGone, StudyOwned
+from hpsearch.places import Placement
+from hpsearch.report.view import StudyView, amount, duration
+from hpsearch.search.confirmation import Confirmation, Retraining, confirmable, fresh_seeds, left_to_do
+from hpsearch.search.coordinator import STEP_LIMIT_S, Coordinator
+from hpsearch.search.lease import lease_kept
+from hpsearch.search.limits import Limits
+from hpsearch.search.study import Checked, CheckedModel, Request, Study, check, open_study
+from hpsearch.search.watcher import Watcher
+from hpsearch.space.edges import edges
+from hpsearch.storage.leases import this_process
+from hpsearch.tracking import Both, Tracking, require_trackers
+
+if TYPE_CHECKING:
+    from hpsearch.execution.protocol import Executor
+    from hpsearch.storage.records import Owner
+
+SHORT_S = 60.0
+"""A study that is over sooner is forecast from its baseline alone: more would take as long as the study."""
+
+Say = Callable[[str], None]
+Again = Callable[[int], None]
+"""What a second signal does."""
+
+
+@dataclass
+class Worked:
+    """What came of it."""
+
+    study: Study
+    ended: str
+    """Why the study ended; empty when it was stopped and can be gone on with."""
+    stopping: str
+    """Why it was stopped; empty when it was not."""
+    stopped_for_now: str
+    """A reason that passes (disk full)."""
+    signals: list[int]
+    """That stopped it."""
+    confirmation_signals: list[int]
+    """That stopped its confirmation."""
+
+
+def work(
+    request: Request,
+    where: Placement,
+    watch: Callable[[int], AbstractContextManager[Watcher]],
+    say: Say,
+    *,
+    limits: Limits | None = None,
+    step_limit_s: float = STEP_LIMIT_S,
+    confirm: tuple[int, int] | None = None,
+    again: Again | None = None,
+    trackers: Sequence[str] = (),
+) -> Worked:
+    """Create or resume the study of `request` and work on it until its total of trials is reached or something stops it.
+
+    watch: the view, for a number of slots. confirm: how many of the best to confirm, and on how many seeds. again: what a
+    second Ctrl-C does; by default it ends the process. trackers: names of TRACKERS. Raises what `check`, `open_study` and
+    `Coordinator.run` raise.
+    """
+    with warnings.catch_warnings():
+        # Optuna calls what it has had for years experimental; nothing that a user could do about it.
+        warnings.filterwarnings("ignore", message=".*experimental")
+        return _work(request, where, watch, say, limits, step_limit_s, confirm, again, trackers)
+
+
+def _work(
+    request: Request,
+    where: Placement,
+    watch: Callable[[int], AbstractContextManager[Watcher]],
+    say: Say,
+    limits: Limits | None,
+    step_limit_s: float,
+    confirm: tuple[int, int] | None,
+    again: Again | None,
+    trackers: Sequence[str],
+) -> Worked:
+    require_trackers(trackers)
+    checked = check(request)
+    if confirm is not None:
+        checked.workload.require_seed()
+    _make_folder(request)
+    owner = this_process()
+    opened = open_study(request, checked, owner)
+    try:
+        with (
+            lease_kept(opened.store, opened.record.id, owner),
+            _undone_if_impossible(opened),
+            contextlib.closing(where.open(opened.record.threads, opened.workload.trainer)) as slots,
+        ):
+            count = len(slots.idle())
+            try:
+                announce(opened, checked, count, slots, owner.token, say)
+            except KeyboardInterrupt:
+                say(f"interrupted: study '{opened.record.name}' has not begun; the same command begins it")
+                raise
+            with contextlib.ExitStack() as watching:
+                watcher = watching.enter_context(watch(count))
+                if trackers:
+                    watcher = Both(watcher, watching.enter_context(Tracking(trackers, opened.folder, say)))
+                coordinator = Coordinator(opened, slots, watcher, owner, limits, step_limit_s=step_limit_s)
+                with stop_on_signals(coordinator, again) as caught:
+                    ended = coordinator.run()
+            note_cost(opened, owner.token)
+            interrupted: list[int] = []
+            if confirm is not None and ended and not caught:
+                interrupted = _confirm(opened, slots, owner, *confirm, say, again)
+    finally:
+        with contextlib.suppress(StudyGone, StudyOwned):
+            opened.store.release(opened.record.id, owner)
+    return Worked(opened, ended, coordinator.stopping, coordinator.stopped_for_now, caught, interrupted)
+
+
+def _make_folder(request: Request) -> None:
+    try:
+        request.studies_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--studies-dir {request.studies_dir}: cannot be created ({error.strerror}); name another") from None
+
+
+@contextlib.contextmanager
+def _undone_if_impossible(study: Study) -> Iterator[None]:
+    """Bad input that only the machines could find leaves no study behind."""
+    try:
+        yield
+    except BadInput:
+        if not study.store.trials(study.record.id):
+            study.discard()
+        raise
+
+
+@contextlib.contextmanager
+def stop_on_signals(coordinator: Coordinator | Confirmation, again: Again | None = None) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM pause the work; a second one calls `again`. Elsewhere than in the main thread nothing is caught."""
+    caught: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if caught:
+            (again or os._exit)(number)
+        caught.append(number)
+        coordinator.stop("interrupted" if number == signal.SIGINT else "terminated")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# What it will cost, and what it did
+
+
+def announce(study: Study, checked: Checked, slots: int, executor: Executor, token: str, say: Say) -> None:
+    """Measure the machine if that was not done for this study, and say what the study will cost."""
+    record = study.record
+    verb = "resuming" if study.resumed else "new"
+    say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
+    if not isinstance(checked, CheckedModel):
+        return  # Only its own runs tell what a trainer of one's own costs.
+    from hpsearch.search.earlier import kept
+    from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
+    from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
+    from hpsearch.search.priors import clamped
+    from hpsearch.search.samplers import FeasibleSampler
+
+    bench = Bench.of(study)
+    if record.budget.flops_per_s is None:
+        say(f"measuring the speed of {slots} slot{'s' if slots > 1 else ''} on {record.device} ...")
+        seconds = MEASURE_S if record.budget.kind == "device_seconds" else GLANCE_S
+        speed = measure_speed(bench, executor, checked.baseline, seconds)
+        study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
+        say(f"speed: {amount(speed, 'FLOP/s')} a slot")
+    sampler = study.optuna.sampler
+    if isinstance(sampler, FeasibleSampler) and sampler.law and not study.resumed:
+        for told in clamped(study.space, sampler.law):
+            say(told)
+    for earlier in kept(study.record):
+        for told in earlier.sentences(study.record):
+            say(told)
+    left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
+    if left <= 0:
+        return
+    noted = record.extras.get("forecast", {})
+    if (noted.get("trials"), noted.get("slots")) != (study.total, slots):
+        configs = draw_configs(study.space, lambda proposal: checked.workload.candidate(proposal, study.record.budget))
+        rate = study.record.budget.flops_per_s
+        short = rate is not None and study.total * trial_flops(configs[0]) / rate / slots < SHORT_S
+        found = forecast(bench, executor, configs, study.total, checked.corpus, shapes=1 if short else 3)
+        noted = note(found)
+        study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
+    say(cost(noted, left))
+
+
+def cost(noted: Mapping[str, Any], left: int) -> str:
+    part = left / noted["trials"]
+    return (
+        f"cost: {left} trials, {noted['slots']} at a time: at most about {duration(part * noted['seconds'])}; "
+        f"{noted['tokens']:,.0f} tokens and {amount(noted['flops'], 'FLOP')} a trial (the mean of the space), "
+        f"{noted['rungs']} rungs, "
+        f"up to {amount(part * noted['disk_bytes'], 'B')} of disk, {amount(noted['memory_bytes'], 'B')} of memory"
+    )
+
+
+def note_cost(study: Study, token: str) -> None:
+    """Store how far the forecast was off."""
+    from hpsearch.search.forecast import compared
+
+    record = study.store.study(study.record.name)
+    if "forecast" in record.extras:
+        trials, worked_s = study.store.trials(record.id), study.store.worked_s(record.id)
+        extras = {**record.extras, "forecast": compared(record.extras["forecast"], record, trials, worked_s)}
+        study.store.set_extras(record.id, extras, token=token)
+
+
+# At the end
+
+
+def to_retrain(view: StudyView, top: int, seeds: int) -> list[Retraining]:
+    """What `--top` and `--seeds` ask for and the store does not have yet."""
+    trials = confirmable(view.ranked, view.baseline, top) if view.ranked else []
+    return left_to_do(trials, fresh_seeds(view.trials, seeds), view.confirmations)
+
+
+def _confirm(study: Study, executor: Executor, owner: Owner, top: int, seeds: int, say: Say, again: Again | None) -> list[int]:
+    """Retrain the best few and the default on fresh seeds. Returns the signals that came meanwhile."""
+    record = study.store.study(study.record.name)
+    work = to_retrain(StudyView.load(study.store, record, curves=False), top, seeds)
+    if not work:
+        return []
+    say(f"confirming study '{record.name}': {len(work)} retraining{'s' if len(work) > 1 else ''} on fresh seeds")
+    confirmation = Confirmation(
+        study.store, record, executor, owner, study.folder, study.cache_dir, study.devices, say, own=study.workload.run()
+    )
+    with stop_on_signals(confirmation, again) as caught:
+        confirmation.run(work)
+    return caught if confirmation.stopping else []
+
+
+def write_results(study: Study, *, ended: bool) -> tuple[StudyView, list[str]]:
+    """Write what a study leaves behind: `best.yaml`, and its report once it has ended.
+
+    Returns how it stands, and what is to be said of values at the edge of what was searched.
+    """
+    from hpsearch.report.export import best_config_yaml
+    from hpsearch.report.page import write_report
+    from hpsearch.report.view import axes
+
+    seen = StudyView.load(study.store, study.store.study(study.record.name))
+    at_edge = edges(study.space, seen.best.params) if seen.best is not None else []
+    if seen.best is not None:
+        (study.folder / "best.yaml").write_text(best_config_yaml(seen, seen.best), encoding="utf-8")
+    if ended:
+        write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge)
+    return seen, at_edge
