@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cli import Cli
 from ray_nodes import ENVIRONMENT, RayNodes
 
 import hpsearch
@@ -284,3 +285,21 @@ def test_a_mirrored_trial_goes_on_on_another_node(ray_nodes: RayNodes, tmp_path:
 def test_a_shared_url_that_cannot_be_used_is_refused_before_anything_begins(url: str, told: str) -> None:
     with pytest.raises(BadInput, match=f"--shared {url}: .*{told}"):
         RayExecutor(1, 1, shared=url)
+
+
+def test_a_program_of_ones_own_trains_on_the_nodes(ray_nodes: RayNodes, cli: Cli, tmp_path: Path) -> None:
+    (cli.folder / "own.yaml").write_text(
+        "trainer: own\nbudget: {steps: 8, evaluations: 4}\nparameters: {lr: {low: 0.1, high: 1.0}, save_dir: /there}\n"
+    )
+    program = Path(__file__).parents[1] / "support" / "own_program.py"
+    line = f"{sys.executable} {program} --lr {{lr}} --folder {{folder}} --resume {{resume}} --act crashes"
+    where = ("--executor", "ray", "--ray-address", ray_nodes.address)
+    copies = ("--shared", f"file://{tmp_path}/copies")
+    there = Cli(cli.folder, cli.environment | ENVIRONMENT)
+    trials = ("--trials", "2", "--slots", "2", "--pruner", "none")
+    there.ok("run", "--space", "own.yaml", *trials, "--command", line, *where, *copies)
+    for trial in there.json("trials"):
+        assert trial["state"] == "complete"
+        assert trial["attempts"] == 2
+    shown = there.json("show", "0")
+    assert [attempt["from_iteration"] for attempt in shown["attempts_history"]] == [0, 4]

@@ -75,6 +75,7 @@ def test_a_program_survives_kill_9_of_the_coordinator(cli: Cli, storage_url: str
     require_whole(storage_url, cli)
 
 
+@pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
 def test_a_program_survives_kill_9_of_its_slot(cli: Cli, storage_url: str) -> None:
     (cli.folder / "prog.yaml").write_text(SPACE)
     process = cli.using(storage_url).start(*WORDS)
@@ -115,6 +116,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
 def test_tune_survives_kill_9_of_its_process(tmp_path: Path, environment: dict[str, str], storage_url: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT.format(url=storage_url))
     support = str(Path(own_trainers.__file__).parent)
