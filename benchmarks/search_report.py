@@ -62,23 +62,29 @@ def spread(values: Sequence[float], form: str, most: float = math.inf) -> str:
     return f"{cell(middle)} [{cell(low)} {cell(high)}]"
 
 
-def grouped(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
-    """By system and seed; of the seeds that all systems have."""
-    groups: dict[str, dict[int, Row]] = {}
+Groups = dict[str, dict[int, Row]]
+"""Searches by system and seed."""
+
+
+def grouped(rows: Sequence[Row], shown: Callable[[str], bool]) -> Groups:
+    """What is shown, of the seeds that all of it and bare Optuna have."""
+    groups: Groups = {}
     for row in rows:
-        groups.setdefault(row["system"], {})[row["seed"]] = row
+        if shown(row["system"]) or row["system"] == PEER:
+            groups.setdefault(row["system"], {})[row["seed"]] = row
     common = set.intersection(*(set(group) for group in groups.values()))
     return {system: {seed: group[seed] for seed in sorted(common)} for system, group in groups.items()}
 
 
-def compared(groups: dict[str, dict[int, Row]]) -> str:
+def compared(groups: Groups, peers: Sequence[Row]) -> str:
+    """peers: all of bare Optuna's searches."""
     peer = groups[PEER]
     lines = [
         "| system | compute to Optuna's end, whole | any | same seed, whole | reached | best at the end | after a quarter "
         "| trials | whole |",
         "|" + "---|" * 9,
     ]
-    target = {whole: statistics.median(final(row, whole) for row in peer.values()) for whole in (True, False)}
+    target = {whole: statistics.median(final(row, whole) for row in peers) for whole in (True, False)}
     for system, group in groups.items():
         rows = list(group.values())
         shares = [share(row, target[True], True) for row in rows]
@@ -102,7 +108,7 @@ def at(found: Steps, flops: float) -> float:
     return found[index - 1][1] if index else math.inf
 
 
-def confirmations(groups: dict[str, dict[int, Row]]) -> str:
+def confirmations(groups: Groups) -> str:
     lines = [
         "| search | seeds | best is not the default | mean better than it | better on every seed "
         "| default minus best, bits/byte | searched value minus confirmed | seed noise (SD) |",
@@ -140,21 +146,18 @@ PANELS: dict[str, Callable[[str], bool]] = {
 }
 
 
-def plot(groups: dict[str, dict[int, Row]], path: Path) -> None:
+def plot(rows: Sequence[Row], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-    colours = {system: f"C{index}" for index, system in enumerate(groups)}
+    colours = {system: f"C{index}" for index, system in enumerate(dict.fromkeys(row["system"] for row in rows))}
     for panel, (title, shown) in zip(panels, PANELS.items(), strict=True):
-        for system, group in groups.items():
-            if not shown(system):
-                continue
-            rows = list(group.values())
-            trials = [rows[0]["total"] * step / 50 for step in range(1, 51)]
-            values = [[at(steps(row, True), each * row["trial_flops"]) for row in rows] for each in trials]
+        for system, group in grouped(rows, shown).items():
+            trials = [next(iter(group.values()))["total"] * step / 100 for step in range(1, 101)]
+            values = [[at(steps(row, True), each * row["trial_flops"]) for row in group.values()] for each in trials]
             known = [(each, found) for each, found in zip(trials, values, strict=True) if max(found) < math.inf]
             x = [each for each, _ in known]
             low, middle, high = ([quantile(found, part) for _, found in known] for part in (0.25, 0.5, 0.75))
@@ -164,7 +167,7 @@ def plot(groups: dict[str, dict[int, Row]], path: Path) -> None:
         panel.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
-    ends = [final(row) for group in groups.values() for row in group.values()]
+    ends = [final(row) for row in rows]
     panels[0].set(ylabel="best whole trial, held-out bits per byte", ylim=(min(ends) - 0.03, max(ends) + 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=80)
@@ -175,11 +178,14 @@ def main() -> None:
     parser.add_argument("found", type=Path)
     parser.add_argument("--plot", type=Path, help="a .png; needs matplotlib")
     options = parser.parse_args()
-    groups = grouped([json.loads(line) for line in options.found.read_text("utf-8").splitlines()])
-    print(compared(groups), end="\n\n")
-    print(confirmations(groups))
+    rows = [json.loads(line) for line in options.found.read_text("utf-8").splitlines()]
+    peers = [row for row in rows if row["system"] == PEER]
+    for title, shown in PANELS.items():
+        groups = grouped(rows, shown)
+        print(f"{title}, {len(groups[PEER])} seeds\n\n{compared(groups, peers)}\n")
+    print(confirmations(grouped(rows, lambda system: any(row.get("confirmed") for row in rows if row["system"] == system))))
     if options.plot:
-        plot(groups, options.plot)
+        plot(rows, options.plot)
 
 
 if __name__ == "__main__":
