@@ -72,10 +72,12 @@ def dashboard(
             page,
             token=read_token(token_file),
             hosts=allow_host or (),
-            files=artifact_files(studies_dir) if studies_dir.is_dir() else None,
+            files=artifact_files(studies_dir, create=False) if studies_dir.is_dir() else None,
         )
     except OSError as error:
         raise BadInput(f"--port {port}: cannot be opened on {host} ({error.strerror}); --port 0 takes a free one") from None
+    if studies_dir.is_dir():
+        artifact_files(studies_dir)  # Not before: a server that is refused leaves nothing behind.
     print(f"optuna-dashboard: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Beside the server, which answers meanwhile.
