@@ -19,12 +19,11 @@ from rich.console import Console
 
 from hpsearch.cli.options import cache_dir
 from hpsearch.cli.price import announce
-from hpsearch.cli.take import axes
 from hpsearch.console import LiveView
 from hpsearch.execution.devices import choose_device, cores
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.report.page import write_report
-from hpsearch.report.view import StudyView
+from hpsearch.report.view import StudyView, axes
 from hpsearch.search.coordinator import Coordinator
 from hpsearch.search.study import Request, check, open_study
 from hpsearch.space.edges import edges

@@ -19,8 +19,7 @@ from toys import Toys
 from waiting import wait_for
 
 from hpsearch.cli import serve
-from hpsearch.cli.take import axes
-from hpsearch.report.view import StudyView
+from hpsearch.report.view import StudyView, axes
 from hpsearch.search.coordinator import Coordinator
 from hpsearch.search.study import Study
 from hpsearch.service.dashboard import open_server
