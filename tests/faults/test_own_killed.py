@@ -10,6 +10,7 @@ from pathlib import Path
 
 import own_trainers
 import psutil
+import pytest
 from cli import Cli
 from invariants import Snapshot, assert_nothing_lost, rows, snapshot
 from waiting import wait_for
