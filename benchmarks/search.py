@@ -112,20 +112,17 @@ class Job:
     runs: Path
     """Where training runs are kept."""
     executor: LocalExecutor
-    flops: float | None = None
-    """Budget of a trial; None: the space's."""
+    file: Path = SPACE
 
     def space(self, priors: bool) -> SearchSpace:
-        document = YAML(typ="safe", pure=True).load(SPACE.read_text("utf-8"))
+        document = YAML(typ="safe", pure=True).load(self.file.read_text("utf-8"))
         document["data"]["text"] = self.data
         document["parameters"]["seed"] = self.seed
-        if self.flops:
-            document["budget"]["flops"] = self.flops
         if not priors:
             for entry in document["parameters"].values():
                 if isinstance(entry, dict):
                     entry.pop("prior", None)
-        return parse_space(to_yaml(document), f"{SPACE}")
+        return parse_space(to_yaml(document), f"{self.file}")
 
 
 class Trials:

@@ -179,6 +179,8 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
     from hpsearch.search.earlier import kept
     from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
+    from hpsearch.search.priors import clamped
+    from hpsearch.search.samplers import FeasibleSampler
 
     bench = Bench.of(study)
     if record.budget.flops_per_s is None:
@@ -187,6 +189,10 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
         speed = measure_speed(bench, executor, checked.baseline, seconds)
         study.freeze_budget(speed, f"{record.device}, {record.threads} thread(s), {slots} slot(s)", token)
         say(f"speed: {amount(speed, 'FLOP/s')} a slot")
+    sampler = study.optuna.sampler
+    if isinstance(sampler, FeasibleSampler) and sampler.law and not study.resumed:
+        for told in clamped(study.space, sampler.law):
+            say(told)
     for earlier in kept(study.record):
         for told in earlier.sentences(study.record):
             say(told)

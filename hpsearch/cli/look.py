@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,13 +85,15 @@ def status(
     owner = store.owner(record.id)
     if as_json:
         running_in = {"host": owner.host, "pid": owner.pid} if owner else None
-        begun_from = [each.summary() for each in kept(record)]
-        print_json(status_dict(view) | {"owner": running_in, "edges": at_edge(view), "earlier": begun_from})
+        print_json(status_dict(view) | {"owner": running_in, "edges": at_edge(view)})
         return
     counts = ", ".join(f"{count} {state}" for state, count in view.counts.items() if count)
     ended = sum(trial.state.ended for trial in view.trials)
     print(f"study    {record.name} ({', '.join(record.objectives)}; sampler {record.sampler}, pruner {record.pruner})")
     print(f"trials   {ended} of {record.trials_target}: {counts or 'none yet'}")
+    proposers = Counter(trial.proposed_by for trial in view.trials)
+    if proposers:
+        print(f"proposed {', '.join(f'{count} by {name}' for name, count in proposers.items())}")
     if owner:
         print(f"owner    running on {owner.host}, process {owner.pid}")
     else:
@@ -153,7 +156,7 @@ def trials(
         print_json([trial_dict(trial) for trial in view.trials])
         return
     levels = levels_for(sys.stdout.encoding)
-    header = ["trial", "state", view.study.objectives[0], "curve", "rung", "seconds", "reason, or what was proposed"]
+    header = ["trial", "state", view.study.objectives[0], "curve", "rung", "seconds", "by", "reason, or what was proposed"]
     rows = [
         [
             str(trial.number),
@@ -162,12 +165,13 @@ def trials(
             sparkline(curve_of(view, trial.number), SPARK, levels),
             f"{trial.rung}/{view.study.budget.evaluations}",
             f"{trial.seconds:.1f}",
+            trial.proposed_by,
             trial.reason or described(trial.params),
         ]
         for trial in view.trials
     ]
     if sys.stdout.isatty() and shutil.get_terminal_size().columns < NARROW:
-        header, *rows = [[*row[:3], row[4], row[6]] for row in [header, *rows]]
+        header, *rows = [[*row[:3], row[4], row[-1]] for row in [header, *rows]]
     print_table(header, rows)
 
 

@@ -175,7 +175,7 @@ def rate_against_size(view: StudyView) -> go.Figure:
             reversescale=True,
             ncontours=12,
             line={"width": 0.5},
-            colorbar={"title": {"text": view.unit or view.objective, "side": "right"}, "thickness": 12, "outlinewidth": 0},
+            colorbar={"title": {"text": view.unit or view.objective, "side": "top"}, "thickness": 12, "outlinewidth": 0},
             hovertemplate="about %{z:.4f}<extra></extra>",
             name="smoothed value",
         )
@@ -191,11 +191,10 @@ def rate_against_size(view: StudyView) -> go.Figure:
             trace.marker.line = {"color": "#ffffff", "width": 1.5}
         figure.add_trace(trace)
     pads = [0.03 * np.ptp(each) for each in (rates, sizes)]
-    decades = {"dtick": 1} if np.ptp(rates) > 2.5 else {"dtick": "D2"}
-    figure.update_xaxes(
-        type="log", exponentformat="power", showgrid=False, range=[xs[0] - pads[0], xs[-1] + pads[0]], **decades
-    )
-    figure.update_yaxes(type="log", exponentformat="SI", showgrid=False, range=[ys[0] - pads[1], ys[-1] + pads[1]], nticks=6)
+    dticks = [1 if np.ptp(each) > 2.5 else "D2" for each in (rates, sizes)]
+    ends = [[each[0] - pad, each[-1] + pad] for each, pad in zip((xs, ys), pads, strict=True)]
+    figure.update_xaxes(type="log", exponentformat="power", showgrid=False, range=ends[0], dtick=dticks[0])
+    figure.update_yaxes(type="log", exponentformat="SI", showgrid=False, range=ends[1], dtick=dticks[1])
     best = view.best
     if best is not None and best in trials:
         at = f"{short(float(best.config[RATE]))} at {best.num_parameters:,} parameters"

@@ -345,6 +345,10 @@ def status_dict(view: StudyView) -> dict[str, Any]:
             "front": [trial.number for trial in view.front],
             "confirmation": verdict_dict(view.verdict) if view.verdict else None,
             "forecast": study.extras.get("forecast"),
+            "earlier": [
+                {"taken": len(each["trials"])} | {key: value for key, value in each.items() if key != "trials"}
+                for each in study.extras.get("earlier", [])
+            ],
             "spent": {
                 "seconds": sum(trial.seconds for trial in view.trials),
                 "tokens": sum(trial.tokens for trial in view.trials),

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import make_url
+
 from hpsearch.errors import BadInput
 from hpsearch.search.fitting import Misfit, proposal_of
 from hpsearch.space.parameters import Setting
@@ -83,6 +85,7 @@ class EarlierTrial:
     params: dict[str, Any]
     values: list[float]
     """This study's objectives; of a trial that was not finished, what it would have come to."""
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,6 @@ class EarlierStudy:
     trials: list[EarlierTrial]
     digest: str
     """sha256 of the trials."""
-
-    def summary(self) -> dict[str, Any]:
-        """As documented JSON: everything but the trials, whose number is `taken`."""
-        whole = dataclasses.asdict(self)
-        return {"taken": len(whole.pop("trials"))} | whole
 
     @property
     def label(self) -> str:
@@ -135,8 +133,9 @@ class EarlierStudy:
         how = f"by their ranks ({', '.join(differs)})" if differs else "with their values (same text, same budget)"
         told = [f"from {self.label}: {len(self.trials)} of {self.found} trials inform the sampler, {how}"]
         if self.left_out:
-            why = "; ".join(f"{reason} ({count})" for reason, count in self.left_out.items())
-            told.append(f"from {self.label}: {sum(self.left_out.values())} trials are left out: {why}")
+            why = "; ".join(f"{reason} ({number})" for reason, number in self.left_out.items())
+            count = sum(self.left_out.values())
+            told.append(f"from {self.label}: {count} {'trial is' if count == 1 else 'trials are'} left out: {why}")
         return told
 
 
@@ -171,6 +170,9 @@ def read(sources: Sequence[Source], name: str, space: SearchSpace) -> list[Earli
             raise BadInput(f"--from {source}: named twice; its trials would count twice")
         if source.here and source.name == name:
             raise BadInput(f"--from {source}: a study cannot start from itself; name the new one with --study NAME")
+        file = make_url(source.url).database if source.url.startswith("sqlite") else None
+        if file and not Path(file).is_file():
+            raise BadInput(f"--from {source}: no study yet in {masked(source.url)}")
         try:
             with Store.open(source.url, create=False) as store:
                 study = store.study(source.name)
@@ -247,7 +249,7 @@ def _valued(
         frozen.append(each)
     values = estimated(frozen, len(space.objectives))
     return [
-        EarlierTrial(dict(each.params), [float(value) for value in found])
+        EarlierTrial(dict(each.params), [float(value) for value in found], each.state is OptunaState.COMPLETE)
         for each, found in zip(frozen, values, strict=True)
         if found is not None
     ]

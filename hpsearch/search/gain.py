@@ -27,7 +27,8 @@ from hpsearch.space.parameters import Searched, Setting, Settings
 from hpsearch.space.space import SearchSpace
 
 LEAST = 12
-"""Trials that told something before the rule may say anything."""
+PER_PARAMETER = 4
+"""Trials that told something before the rule may say anything: LEAST, or so many for each searched parameter."""
 IN_A_ROW = 3
 MOST = 200
 """Trials that are read: the best half and the newest."""
@@ -72,7 +73,7 @@ def not_worth_it(seen: Sequence[FrozenTrial], space: SearchSpace, limit: MinGain
     seen: the study's trials as a model sees them (`search.auto.evidence`), oldest first, of one objective.
     """
     told = [trial for trial in seen if trial.state is TrialState.COMPLETE]
-    if len(told) < LEAST + IN_A_ROW - 1:
+    if len(told) < max(LEAST, PER_PARAMETER * len(space.searched)) + IN_A_ROW - 1:
         return ""
     said = ""
     for without in range(IN_A_ROW):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from statistics import median
 from typing import Any
+
+from optuna.trial import TrialState
 
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.outcomes import INFEASIBLE
@@ -94,4 +97,7 @@ class Judge:
         frozen = self._ledger.report(record, rung, value)
         if not study.optuna.pruner.prune(study.optuna, frozen):
             return ""
-        return f"{study.record.pruner} pruner at rung {rung} of {study.record.budget.evaluations}: {value:.4f}"
+        complete = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        there = [trial.intermediate_values[rung] for trial in complete if rung in trial.intermediate_values]
+        against = f", where the median of {len(there)} complete trials is {median(there):.4f}" if there else ""
+        return f"{study.record.pruner} pruner at rung {rung} of {study.record.budget.evaluations}: {value:.4f}{against}"

@@ -23,14 +23,41 @@ from hpsearch.space.values import lookup
 from hpsearch.storage.records import BudgetRecord
 
 SMALL_MODEL = 10_000_000
-"""Non-embedding parameters below which the Step Law's learning rate is held down."""
+"""Non-embedding parameters below which the laws' learning rate and weight decay are held down."""
 SMALL_MODEL_RATE = 6e-3
+SMALL_MODEL_DECAY = 0.1
+"""What is usual in language models. On 10,000 parameters and 600 steps the timescale's law asks for 1.0, which cost 0.14 bits
+per byte against anything up to 0.1 (benchmarks/RESULTS.md)."""
+TOKENS_PER_PARAMETER = 20
+ASPECT = 64
+"""Width by depth, that of GPT-2's smallest model."""
 WARMUP = 0.02
 """Share of the steps; 1 to 5 % are usual."""
 BETA2_ENDS = ((2**16, 0.99), (2**19, 0.95))
 """Tokens of a step, and the decay from there on."""
 LION = 5.0
 """By how much Lion's learning rate is below AdamW's."""
+
+
+def model_size(flops: float) -> float:
+    """Non-embedding parameters that a training budget pays for best: sqrt(C / 120), from C = 6 N D with D = 20 N.
+
+    Source: Chinchilla, arXiv:2203.15556.
+    """
+    return math.sqrt(flops / (6 * TOKENS_PER_PARAMETER))
+
+
+def num_layers(non_embedding_parameters: float) -> float:
+    """Blocks of a model of 12 L d_model^2 parameters that is ASPECT times as wide as it is deep; at least 1.
+
+    The loss depends very weakly on the aspect (arXiv:2001.08361), so a usual one will do.
+    """
+    return max(1.0, math.cbrt(non_embedding_parameters / (12 * ASPECT**2)))
+
+
+def d_model(non_embedding_parameters: float, layers: int) -> float:
+    """Width of a model of 12 L d_model^2 parameters (feed-forward four times as wide)."""
+    return math.sqrt(non_embedding_parameters / (12 * layers))
 
 
 def learning_rate(non_embedding_parameters: float, tokens: float) -> float:
@@ -60,11 +87,12 @@ def timescale(non_embedding_parameters: float, tokens: float) -> float:
 
 
 def weight_decay(non_embedding_parameters: float, tokens: float, step_tokens: float, rate: float) -> float:
-    """Decoupled weight decay that gives the best timescale: B / (rate D timescale).
+    """Decoupled weight decay that gives the best timescale: B / (rate D timescale), at most 0.1 below 10 million parameters.
 
     Source: Power Lines, arXiv:2505.13738.
     """
-    return step_tokens / (rate * tokens * timescale(non_embedding_parameters, tokens))
+    decay = step_tokens / (rate * tokens * timescale(non_embedding_parameters, tokens))
+    return min(decay, SMALL_MODEL_DECAY) if non_embedding_parameters < SMALL_MODEL else decay
 
 
 def beta2(step_tokens: float) -> float:
@@ -151,8 +179,11 @@ class Laws:
 
     def __call__(self, parameter: Searched, settings: Mapping[str, Any]) -> float | None:
         """The law's value of an automatic prior beside `settings`, in the hyperparameter's own unit; it may lie outside the
-        parameter's range. None where no law is known: for SGD, and for shapes that no model has.
+        parameter's range. None where no law is known: for SGD, for shapes that no model has, and for the shape itself where the
+        budget is no compute or the model no decoder.
         """
+        if parameter.name in ("num_layers", "d_model"):
+            return self._shape(parameter.name, settings)
         scale = self.scale(settings)
         if scale is None:
             return None
@@ -167,13 +198,22 @@ class Laws:
             case "batch_size":
                 return batch_tokens(tokens) / int(lookup("context_length", settings))
             case "weight_decay":
-                return weight_decay(size, tokens, scale.step_tokens, float(lookup("learning_rate", settings)))
+                factor = LION if optimizer == "lion" else 1.0  # The product of rate and decay is what forgets.
+                rate = factor * float(lookup("learning_rate", settings))
+                return factor * weight_decay(size, tokens, scale.step_tokens, rate)
             case "beta2":
                 return beta2(scale.step_tokens)
             case "warmup_steps":
                 return warmup_steps(scale.max_iters)
             case other:
                 raise AssertionError(other)
+
+    def _shape(self, name: str, settings: Mapping[str, Any]) -> float | None:
+        flops = self._budget().flops
+        if flops is None or _known("architecture", settings) != "decoder":
+            return None
+        size = model_size(flops)
+        return num_layers(size) if name == "num_layers" else d_model(size, int(lookup("num_layers", settings)))
 
 
 def _known(name: str, settings: Mapping[str, Any]) -> Any:

@@ -127,6 +127,11 @@ class FeasibleSampler(samplers.BaseSampler):
         self._random = samplers.RandomSampler(seed=seed)
         self._choose = random.Random(seed)
 
+    @property
+    def law(self) -> Law | None:
+        """What gives the automatic priors."""
+        return self._law
+
     def limit(self, most: int) -> int:
         """Trials, `most` at most, after which there is nothing left to propose; only a grid comes to an end."""
         return len(self._inner.points(most)) if isinstance(self._inner, GridSampler) else most

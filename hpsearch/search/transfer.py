@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,9 @@ class Knowledge:
         """Configurations to be trained right after the baseline, the best of each study before the second best of one."""
         study: StudyRecord = self._record()
         ranked = [
-            sorted(each.trials, key=lambda trial: trial.values[0])[: FIRST if each.differs(study) else 1]
+            sorted((trial for trial in each.trials if trial.complete), key=lambda trial: trial.values[0])[
+                : FIRST if each.differs(study) else 1
+            ]
             for each in self._studies
         ]
         chosen: list[dict[str, Any]] = []
@@ -105,7 +108,7 @@ class Knowledge:
                 return []
             columns.append(list(line[0] + line[1] * scores))
         return [
-            EarlierTrial(trial.params, [float(value) for value in values])
+            replace(trial, values=[float(value) for value in values])
             for trial, *values in zip(earlier.trials, *columns, strict=True)
         ]
 

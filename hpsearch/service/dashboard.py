@@ -7,6 +7,7 @@ not reach it either: requests whose Host is unknown (DNS rebinding) and changes 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -23,6 +24,7 @@ from hpsearch.storage.engine import optuna_storage
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
+    from optuna.storages import BaseStorage
     from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial
 
@@ -152,6 +154,14 @@ def feasible_front(trials: Sequence[FrozenTrial], directions: Sequence[StudyDire
     return front
 
 
+def delete_artifacts(files: ArtifactStore, storage: BaseStorage, study_id: int) -> None:
+    """As the dashboard's; a study that is gone has none, and is then answered as not found."""
+    from optuna_dashboard.artifact._backend import delete_all_artifacts
+
+    with contextlib.suppress(KeyError):
+        delete_all_artifacts(files, storage, study_id)
+
+
 def open_server(
     storage_url: str,
     host: str,
@@ -183,6 +193,7 @@ def open_server(
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     dashboard_app.get_pareto_front_trials = feasible_front
+    dashboard_app.delete_all_artifacts = delete_artifacts
     storage = optuna_storage(storage_url)
     kind = _Server6 if ":" in host else _Server
     door = Door(token, hosts if host in EVERYWHERE else [*hosts, host])

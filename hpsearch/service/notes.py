@@ -31,7 +31,7 @@ from hpsearch.report.sparkline import sparkline
 from hpsearch.report.view import Scale, StudyView, amount, duration, short
 from hpsearch.storage.records import TrialRecord, TrialState
 
-NOTES = 60
+NOTES = 40
 """Trials with a note: the best, the baseline, the newest, those that failed and those at work."""
 CURVES = 40
 """Trials in the dashboard's figure of learning curves; it has one of its own with all of them."""

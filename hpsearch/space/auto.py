@@ -21,6 +21,8 @@ _SIZE = (
     *("sentence_loss_weight", "max_iters", "num_epochs", "optimizer"),
 )
 NEEDS: dict[str, tuple[str, ...]] = {
+    "num_layers": (),
+    "d_model": ("num_layers",),
     "batch_size": _SIZE,
     "learning_rate": (*_SIZE, "batch_size"),
     "weight_decay": (*_SIZE, "batch_size", "learning_rate"),

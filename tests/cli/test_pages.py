@@ -62,7 +62,12 @@ def test_the_dashboard_shows_the_history_and_the_intermediate_values(browser: Br
         points.first.wait_for(state="attached", timeout=60_000)
         assert points.count() >= at_least
     assert page.get_by_text(re.compile(r"Best Trial \(number=\d+\)")).count() == 1
+    for name in ("compute-to-quality", "learning-curves"):
+        page.locator(f"[id='user-defined-plot:hpsearch-{name}'] .main-svg").first.wait_for(state="attached", timeout=60_000)
+    assert page.get_by_text("best.yaml").count() == 1
     page.screenshot(path=shots / "dashboard.png", full_page=True)
+    page.goto(f"{dashboard}/note")
+    page.get_by_text(re.compile(r"Best: trial \d+, val_bpb")).first.wait_for(timeout=60_000)
     page.close()
 
 
@@ -170,6 +175,20 @@ def test_the_report_opens_without_an_error_and_draws_its_figures(
     assert figures.count() >= 1
     assert troubles == []
     page.close()
+
+
+def test_figures_are_written_as_files(finished: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "figures"
+    words = ("report", "--out", str(out), "--format", "svg")
+    finished.ok(*words, "--figure", "history", "--figure", "slice-learning_rate")
+    assert sorted(path.name for path in out.iterdir()) == ["history.svg", "slice-learning_rate.svg"]
+    for more, said in (
+        (("--figure", "histroy"), "did you mean 'history'?"),
+        (("--format", "gif"), "use html, png, svg, pdf or json"),
+        (("--format", "html", "--figure", "history"), "the page has all figures"),
+    ):
+        done = finished.run(*words, *more)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 
 def test_the_report_asks_for_nothing_else(finished: Cli, tmp_path: Path) -> None:

@@ -22,14 +22,15 @@ import hpsearch.cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/tutorial.md", "docs/budget.md", "docs/gpu.md", "docs/reading.md", "docs/export.md"]
+SMALL = "--set num_layers=1 --set d_model=64 --set batch_size=8 --set context_length=32"
 SMALLER = [
-    (r"device_seconds: [\d.]+", "tokens: 41000"),
-    (r"device_seconds=[\d.]+", "tokens=41000"),
-    (r"run --space lm\b", "run --space lm --budget tokens=82000 --set num_layers=1 --set d_model=64"),
+    (r"device_seconds: [\d.]+", "tokens: 20500"),
+    (r"device_seconds=[\d.]+", "tokens=20500"),
+    (r"run --space lm\b", "run --space lm --budget tokens=5120 " + SMALL),
     (r"--trials \d+", "--trials 2"),
     (r"--seeds \d+", "--seeds 2"),
     (r"--top \d+", "--top 1"),
-    (r"max_iters: \d+", "max_iters: 20"),
+    (r"( +)max_iters: \d+", r"\1max_iters: 20\n\1eval_iters: 2"),
     (r"max_iters=\d+", "max_iters=20"),
     (r"--max-new-tokens \d+", "--max-new-tokens 20"),
     (r"hpsearch show 7", "hpsearch show 1"),
@@ -55,10 +56,10 @@ def test_the_commands_of_a_page_work(page: str, cli: Cli) -> None:
     (tools / "hpsearch").write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
     (tools / "hpsearch").chmod(0o755)
     (tools / "python3").symlink_to(sys.executable)
-    (cli.folder / "my-text.txt").write_text("To be, or not to be, that is the question.\n" * 300)
+    (cli.folder / "my-text.txt").write_text("To be, or not to be, that is the question.\n" * 2000)
     environment = cli.environment | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     if page == "docs/export.md":  # it begins where a study has ended
-        cli.ok("run", "--space", "quick", "--trials", "2", "--budget", "tokens=41000", "--pruner", "none")
+        cli.ok("run", "--space", "quick", "--trials", "2", "--budget", "tokens=20500", "--pruner", "none")
         cli.ok("train", "--config", str(next(cli.folder.glob("studies/*/best.yaml"))), "--out", "model")
     ran = 0
     for language, text in blocks(page):

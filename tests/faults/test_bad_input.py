@@ -206,6 +206,17 @@ BEYOND: Rows = {
     "slots a word": Row((*RUN, "--slots", "two"), ("--slots two", "auto")),
     "slots a digit of another script": Row((*RUN, "--slots", "²"), ("--slots ²", "auto")),
     "timeout infinite": Row((*RUN, "--timeout", "inf"), ("--timeout inf", "above 0")),
+    "min-gain a word": Row((*RUN, "--min-gain", "little"), ("--min-gain little", "0.5%")),
+    "from a study that is not there": Row((*RUN, "--from", "lm"), ("--from lm", "no study yet")),
+    "from a database without a study's name": Row((*RUN, "--from", "sqlite:///x.db"), ("--from sqlite:///x.db", "name the")),
+    "from, with a sampler that learns nothing": Row(
+        (*RUN, "--from", "lm", "--sampler", "qmc"), ("--from: the sampler qmc", "auto")
+    ),
+    "a pruner and two objectives": Row(
+        (*RUN, "--pruner", "median"),
+        ("--pruner median", "--scheduler halving"),
+        {"s.yaml": SPACE.replace("val_bpb", "[val_bpb, num_parameters]")},
+    ),
     "seed negative": Row((*RUN, "--seed", "-3"), ("--seed -3", "from 0")),
     "unknown option": Row((*RUN, "--trails", "5"), ("--trails", "--trials")),
     "option without its value": Row((*RUN, "--trials"), ("--trials",)),

@@ -87,6 +87,7 @@ def test_bad_trials_are_pruned_with_their_reason(toys: Toys) -> None:
     assert counts["pruned"] >= 3
     pruned = next(trial for trial in study.store.trials(study.record.id) if trial.state is TrialState.PRUNED)
     assert pruned.reason.startswith(f"median pruner at rung {pruned.rung} of 4")
+    assert re.search(r", where the median of \d+ complete trials is \d", pruned.reason)
     assert not (study.trial_folder(pruned.number) / "checkpoints").exists()
     decision = study.store.decisions(study.record.id, pruned.number)[0]
     assert (decision.action, decision.rung, decision.decided_by) == ("prune", pruned.rung, "median")
@@ -387,3 +388,10 @@ def test_checkpoints_elsewhere_go_with_a_trial_that_is_pruned(toys: Toys) -> Non
     require_consistent(study, 6)
     assert states(study)["pruned"] == 6
     assert sorted(path.name for path in (toys.folder / "elsewhere").iterdir()) == ["mine"]
+
+
+def test_a_study_begins_with_what_the_scaling_laws_say(toys: Toys) -> None:
+    study, _ = toys.run(1, text=SPACE.replace("prior: 1e-3", "prior: auto"))
+    (baseline,) = study.store.trials(study.record.id)
+    assert baseline.proposed_by == "prior"
+    assert baseline.params["learning_rate"] == pytest.approx(6e-3)  # The middle of its range would be 1e-3.

@@ -15,6 +15,7 @@ from toy_spaces import SPACE
 from toys import Toys
 
 from hpsearch.errors import BadInput
+from hpsearch.report.view import StudyView, status_dict
 from hpsearch.search.earlier import EarlierStudy, EarlierTrial, Source, kept, parse_source
 from hpsearch.search.samplers import make_sampler, suggest
 from hpsearch.search.study import Study
@@ -79,6 +80,8 @@ def test_what_does_not_fit_is_left_out_with_its_reason_and_number(before: Toys) 
     if wide:
         assert said["d_model"] == "d_model 24 is not among the choices 16, 32"
     assert len(taken.trials) == 12 - sum(taken.left_out.values())
+    (shown,) = status_dict(StudyView.load(study.store, study.record))["earlier"]
+    assert (shown["taken"], shown["left_out"], "trials" in shown) == (len(taken.trials), taken.left_out, False)
     told = taken.sentences(study.record)
     inform = f"{len(taken.trials)} of 12 trials inform the sampler"
     assert told[0] == f"from toy: {inform}, with their values (same text, same budget)"

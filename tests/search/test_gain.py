@@ -7,10 +7,11 @@ from random import Random
 
 import optuna
 import pytest
+from toy_spaces import SPACE as SPACE_OF_TOYS
 from toys import Toys
 
 from hpsearch.errors import BadInput
-from hpsearch.search.gain import IN_A_ROW, LEAST, MinGain, expected_gain, not_worth_it, parse_min_gain
+from hpsearch.search.gain import IN_A_ROW, LEAST, PER_PARAMETER, MinGain, expected_gain, not_worth_it, parse_min_gain
 from hpsearch.search.limits import Limits
 from hpsearch.space.load import parse_space
 
@@ -50,7 +51,9 @@ def test_a_search_that_has_found_the_least_value_is_over_and_one_that_began_is_n
 
 
 def test_little_is_never_enough() -> None:
-    assert not not_worth_it(told(LEAST + IN_A_ROW - 2), SPACE, MinGain(1e6, share=False))
+    least = max(LEAST, PER_PARAMETER * len(SPACE.searched)) + IN_A_ROW - 1
+    assert not not_worth_it(told(least - 1), SPACE, MinGain(1e6, share=False))
+    assert not_worth_it(told(least), SPACE, MinGain(1e6, share=False))
 
 
 def test_the_luck_of_seeds_is_no_expected_gain() -> None:
@@ -74,16 +77,18 @@ def test_a_share_and_a_number_are_two_things() -> None:
 
 def test_a_study_ends_by_it_says_so_and_a_larger_total_goes_on(toys: Toys) -> None:
     limits = Limits(min_gain=MinGain(2.0, share=True))
-    study, ended = toys.run(30, slots=1, sampler="random", pruner="none", limits=limits)
+    fewer = SPACE_OF_TOYS.replace("{low: 0.0, high: 0.3}", "0.1").replace("{choices: [adamw, sgd], prior: adamw}", "adamw")
+    fewer = "\n".join(line for line in fewer.splitlines() if "momentum" not in line)
+    study, ended = toys.run(30, slots=1, sampler="random", pruner="none", limits=limits, text=fewer)
     assert ended.startswith("a better trial is not expected")
     assert study.store.study("toy").finished_reason == ended
     first = len(study.store.trials(study.record.id))
     assert first == LEAST + IN_A_ROW - 1
-    study, ended = toys.run(30, slots=1, limits=limits)
+    study, ended = toys.run(30, slots=1, limits=limits, text=fewer)
     assert (len(study.store.trials(study.record.id)), "not expected" in ended) == (first, True)
-    study, ended = toys.run(31, slots=1, limits=limits)
+    study, ended = toys.run(31, slots=1, limits=limits, text=fewer)
     assert len(study.store.trials(study.record.id)) == first + IN_A_ROW
-    study, ended = toys.run(31, slots=1)
+    study, ended = toys.run(31, slots=1, text=fewer)
     assert ended == "31 trials are done"
 
 

@@ -83,7 +83,7 @@ def test_the_laws_rise_and_fall_as_published(size: float, tokens: float, times: 
     assert 0.95 - 1e-9 <= priors.beta2(tokens) <= 0.99 + 1e-9
 
 
-@given(sizes, lengths, st.floats(1e2, 1e7), st.floats(1e-5, 1e-2), st.floats(1.01, 100))
+@given(st.floats(1e7, 1e12), lengths, st.floats(1e2, 1e7), st.floats(1e-5, 1e-2), st.floats(1.01, 100))
 def test_the_timescale_does_not_change_with_batch_and_rate(
     size: float, tokens: float, step: float, rate: float, times: float
 ) -> None:
@@ -164,3 +164,22 @@ def test_the_baseline_has_the_laws_values_and_says_where_they_are_outside_a_rang
     assert sentence.startswith("learning_rate: the scaling law says 0.00")
     assert sentence.endswith("above its range from 1e-05 to 0.0001; the prior is at that end")
     assert space.prior() != baseline
+
+
+def test_the_shape_is_the_one_that_the_compute_pays_for() -> None:
+    assert priors.model_size(1.2e14) == pytest.approx(1e6)
+    assert priors.num_layers(85e6) == pytest.approx(12, abs=0.01)  # GPT-2's smallest model
+    assert priors.d_model(85e6, 12) == pytest.approx(768, abs=1)
+    assert priors.num_layers(10_000) == 1.0
+    text = SPACE.replace("prior: 128}", "prior: auto}").replace("num_layers: 2", "num_layers: {low: 1, high: 4, prior: auto}")
+    space = parse_space(text)
+    baseline = space.prior(laws(space, budget(amount=1e15, flops=1e15)))  # 2.9 million parameters.
+    assert (baseline["num_layers"], baseline["d_model"]) == (4, 128)
+    tokens_only = space.prior(laws(space, budget(kind="tokens", amount=1e6, flops=None)))
+    assert (tokens_only["num_layers"], tokens_only["d_model"]) == (2, 128)
+
+
+def test_a_small_models_weight_decay_is_held_down() -> None:
+    assert priors.weight_decay(10_000, 200_000, 256, 6e-3) == 0.1
+    large = priors.weight_decay(1e8, 2e9, 2**19, 1e-3)
+    assert large == pytest.approx(2**19 / (1e-3 * 2e9 * 1.084 * 20**-0.527))

@@ -83,10 +83,16 @@ PARAMETERS = [
     (
         ["dropout: {low: 0.1, high: 0.3, prior: auto}"],
         "2:41",
-        "prior auto exists for batch_size, learning_rate",
+        "prior auto exists for num_layers, d_model, batch_size, learning_rate",
         "give a value",
     ),
-    (["d_model: {choices: [64, 128], prior: auto}"], "2:40", "prior auto exists for batch_size", "give a value"),
+    (["d_ff: {choices: [64, 128], prior: auto}"], "2:37", "prior auto exists for num_layers", "give a value"),
+    (
+        ["d_model: {choices: [64, 128], prior: auto}", "num_layers: d_model // 32"],
+        "2:3",
+        "values that need each other: d_model → num_layers → d_model",
+        "give one of them a value of its own",
+    ),
     (
         ["learning_rate: {low: 1e-4, high: 1e-2, prior: auto}", "d_model: {choices: [64, 128], when: learning_rate > 1e-3}"],
         "2:3",

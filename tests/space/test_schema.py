@@ -77,7 +77,7 @@ BROKEN = [
     "parameters: {dropout: {low: 0, high: 0.5, confidence: high}}",
     "parameters: {dropout: {low: 0, high: 0.5, prior: 0.1, confidence: sure}}",
     "parameters: {dropout: {low: 0, high: 0.5, prior: auto}}",
-    "parameters: {d_model: {choices: [64, 128], prior: auto}}",
+    "parameters: {d_ff: {choices: [64, 128], prior: auto}}",
     "parameters: {d_model: {low: 0, high: 5}}",
     "parameters: {d_model: {low: 1.5, high: 5}}",
     "parameters: {d_model: {choices: []}}",
