@@ -78,7 +78,6 @@ def status(
 ) -> None:
     """How a study stands: counts, the best so far and its config."""
     from hpsearch.report.view import StudyView, described, duration, status_dict
-    from hpsearch.search.earlier import kept
 
     store, record = open_for_reading(storage, studies_dir, study)
     view = StudyView.load(store, record, curves=False)
@@ -103,9 +102,12 @@ def status(
         print(f"         {described(view.best.params)}")
         for told in at_edge(view):
             print(f"         {told}")
-    for earlier in kept(record):
-        first, *rest = earlier.sentences(record)
-        print(f"earlier  {first}", *(f"         {told}" for told in rest), sep="\n")
+    if "earlier" in record.extras:
+        from hpsearch.search.earlier import kept  # Here: it brings numpy, and most studies have none.
+
+        for earlier in kept(record):
+            first, *rest = earlier.sentences(record)
+            print(f"earlier  {first}", *(f"         {told}" for told in rest), sep="\n")
     if view.baseline is not None and view.baseline.value is not None:
         print(f"baseline trial 0: {record.objectives[0]} {view.baseline.value:.4f}")
     if len(record.objectives) > 1 and view.front:
