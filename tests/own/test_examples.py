@@ -44,7 +44,7 @@ def test_a_program_is_tuned_by_the_command_that_it_names(cli: Cli, name: str, ch
     budget = {"steps": steps[-1], "eval_interval": steps[0]}
     line = fill(shlex.split(study.view.study.data["command"]), trial.config | given | budget)
     printed = subprocess.run(line, cwd=cli.folder, env=cli.environment, capture_output=True, text=True, check=True).stdout
-    said = [report for row in printed.splitlines() if row.startswith("{") and study.objective in (report := json.loads(row))]
+    said = [report for row in printed.splitlines() if row.startswith('{"') and study.objective in (report := json.loads(row))]
     assert [report["step"] for report in said] == [step for step in steps if step > int(re.sub(r"\D", "", checkpoint))]
     assert said[-1][study.objective] == pytest.approx(values[-1], rel=1e-5)
 
