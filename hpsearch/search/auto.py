@@ -150,7 +150,12 @@ class AutoSampler(samplers.BaseSampler):
     # Draws without a model
 
     def _anywhere(self, parameter: Searched, settings: Mapping[str, Any]) -> Setting:
-        return parameter.draw(self._random)
+        if self._number >= START_UP or self._draws > 1:
+            return parameter.draw(self._random)
+        # A Latin hypercube: so few independent draws leave large parts of most ranges untried.
+        parts = list(range(START_UP))
+        random.Random(f"{self._seed} {parameter.name}").shuffle(parts)
+        return parameter.at((parts[self._number] + self._random.random()) / START_UP)
 
     def _near(self, parameter: Searched, settings: dict[str, Setting]) -> Setting:
         if parameter.confidence is None:

@@ -133,6 +133,14 @@ class Range(_Parameter):
     def middle(self) -> int | float:
         return self.snapped(math.sqrt(self.low) * math.sqrt(self.high) if self.log else self.low / 2 + self.high / 2)
 
+    def at(self, part: float) -> int | float:
+        """The value at a part, from 0 up to but not 1, of the range (of its logarithm where it is searched so)."""
+        if self.log:
+            return self.snapped(math.exp(math.log(self.low) + part * (math.log(self.high) - math.log(self.low))))
+        if self.values is not None:
+            return self.values[int(part * len(self.values))]
+        return self.snapped(self.low + part * (self.high - self.low))
+
     def draw(self, random: Random) -> int | float:
         if self.log:
             return self.snapped(math.exp(random.uniform(math.log(self.low), math.log(self.high))))
@@ -177,6 +185,10 @@ class Choices(_Parameter):
     @property
     def middle(self) -> Setting:
         return self.choices[(len(self.choices) - 1) // 2]
+
+    def at(self, part: float) -> Setting:
+        """The choice at a part, from 0 up to but not 1, of the list."""
+        return self.choices[int(part * len(self.choices))]
 
     def draw(self, random: Random) -> Setting:
         return random.choice(self.choices)

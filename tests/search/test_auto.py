@@ -99,6 +99,16 @@ def test_auto_wide_never_draws_around_a_prior() -> None:
     assert "near-prior" not in told
 
 
+def test_the_first_wide_draws_leave_no_large_part_of_a_range_untried() -> None:
+    study = search(parse_space(SURE), "auto_wide", 3, START_UP, far)
+    rates = sorted(math.log10(trial.params["learning_rate"]) for trial in study.trials[1:])
+    rate = parse_space(SURE).parameters["learning_rate"]
+    assert isinstance(rate, Range)
+    low, high = math.log10(rate.low), math.log10(rate.high)
+    parts = [int(START_UP * (each - low) / (high - low)) for each in rates]
+    assert len(set(parts)) == len(parts) == START_UP - 1
+
+
 def test_a_resumed_study_goes_on_as_it_would_have() -> None:
     space, storage = parse_space(SURE), optuna.storages.InMemoryStorage()
     whole = search(space, "auto", 5, 13, far)
