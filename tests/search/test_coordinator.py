@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
 import time
 from collections import Counter
 
@@ -23,6 +22,8 @@ from hpsearch.search.ledger import Ledger
 from hpsearch.search.study import Study, check, open_study
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import Owner, TrialState
+
+SOME_EVALUATIONS = "SELECT 1 FROM hps_points LIMIT 1 OFFSET 5"
 
 
 def states(study: Study) -> Counter[str]:
@@ -96,10 +97,7 @@ def test_bad_trials_are_pruned_with_their_reason(toys: Toys) -> None:
 
 
 def test_a_stopped_study_goes_on_with_the_same_numbers_from_its_checkpoints(toys: Toys) -> None:
-    def stop_soon(coordinator: Coordinator) -> None:
-        threading.Timer(1.0, coordinator.stop, ["interrupted"]).start()
-
-    study, ended = toys.run(40, trainer="slow_curve", meanwhile=stop_soon)
+    study, ended = toys.run(40, trainer="slow_curve", meanwhile=toys.stop_when(SOME_EVALUATIONS))
     assert ended == ""
     paused = [trial for trial in study.store.trials(study.record.id) if trial.state is TrialState.PAUSED]
     assert paused
@@ -333,20 +331,14 @@ def test_a_half_set_proposal_that_nothing_goes_with_fails_alone_and_the_watcher_
 
 
 def test_unfinished_trials_are_not_started_again_where_their_checkpoints_are_not(toys: Toys) -> None:
-    def stop_soon(coordinator: Coordinator) -> None:
-        threading.Timer(1.0, coordinator.stop, ["interrupted"]).start()
-
-    study, _ = toys.run(40, trainer="slow_curve", meanwhile=stop_soon)
+    study, _ = toys.run(40, trainer="slow_curve", meanwhile=toys.stop_when(SOME_EVALUATIONS))
     assert states(study)["paused"]
     with pytest.raises(BadInput, match=r"--studies-dir .* unfinished trials"):
         toys.run(40, studies_dir=toys.folder / "elsewhere")
 
 
 def test_a_trial_that_another_program_ended_does_not_stop_the_study_for_ever(toys: Toys) -> None:
-    def stop_soon(coordinator: Coordinator) -> None:
-        threading.Timer(1.0, coordinator.stop, ["interrupted"]).start()
-
-    study, _ = toys.run(30, trainer="slow_curve", meanwhile=stop_soon)
+    study, _ = toys.run(30, trainer="slow_curve", meanwhile=toys.stop_when(SOME_EVALUATIONS))
     paused = next(trial for trial in study.store.trials(study.record.id) if trial.state is TrialState.PAUSED)
     study.optuna.tell(paused.number, state=optuna.trial.TrialState.FAIL)
     study, _ = toys.run(30)

@@ -64,10 +64,8 @@ def test_a_promoted_trials_curve_is_that_of_one_that_was_never_paused(toys: Toys
 
 
 def test_trials_that_were_set_aside_stay_so_when_the_study_is_interrupted(toys: Toys) -> None:
-    def stop_soon(coordinator: Coordinator) -> None:
-        threading.Timer(2.5, coordinator.stop, ["interrupted"]).start()
-
-    study, ended = toys.run(30, trainer="slow_curve", sampler="random", scheduler="halving", meanwhile=stop_soon)
+    set_aside = toys.stop_when("SELECT 1 FROM hps_trials WHERE state = 'paused'")
+    study, ended = toys.run(30, trainer="slow_curve", sampler="random", scheduler="halving", meanwhile=set_aside)
     assert ended == ""
     aside = [trial.number for trial in trials(study) if trial.state is TrialState.PAUSED and "top" in trial.reason]
     assert aside

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from invariants import rows
 from toy_spaces import SPACE
+from waiting import wait_for
 
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.search.coordinator import Coordinator
@@ -36,6 +39,19 @@ class Toys:
             "cache_dir": self.cache_dir,
         }
         return Request(**(whole | changes))  # type: ignore[arg-type]
+
+    def stop_when(self, statement: str) -> Callable[[Coordinator], None]:
+        """For `meanwhile`: stops the study once `statement` selects a row of its default database."""
+        url = f"sqlite:///{self.folder / 'hpsearch.db'}"
+
+        def watch(coordinator: Coordinator) -> None:
+            def wait() -> None:
+                wait_for(lambda: bool(rows(url, statement)))
+                coordinator.stop("interrupted")
+
+            threading.Thread(target=wait, daemon=True).start()
+
+        return watch
 
     def run(
         self,
