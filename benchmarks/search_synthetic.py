@@ -149,7 +149,7 @@ class Near(samplers.BaseSampler):
     def _draw(self, parameter: Searched, settings: dict[str, Any]) -> Any:
         if parameter.confidence is None:
             return parameter.draw(self._random)
-        return near(parameter, prior_value(parameter, settings, self._law), self._random)
+        return near(parameter, prior_value(self._space, parameter, settings, self._law), self._random)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
