@@ -21,7 +21,7 @@ from cli import COMMAND, Cli
 import hpsearch.cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "docs/tutorial.md", "docs/budget.md", "docs/gpu.md", "docs/reading.md", "docs/export.md"]
+PAGES = ["README.md", "docs/tutorial.md", "docs/budget.md", "docs/reading.md", "docs/export.md"]
 SMALL = "--set num_layers=1 --set d_model=64 --set batch_size=8 --set context_length=32"
 SMALLER = [
     (r"device_seconds: [\d.]+", "tokens: 20500"),

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import steady
 from cli import Cli
+from databases import on
 from invariants import assert_nothing_lost, snapshot
 from steady import STUDY, attempts, checkpoints, saved, starts, trial
 from waiting import wait_for
@@ -29,6 +30,7 @@ hyperparameters:
 TRAIN = ("train", "--config", "config.yaml", "--out", "model", "--device", "cpu", "--threads", "1")
 
 
+@on("storage_url", "sqlite")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_fault_10_a_signal_pauses_a_study_with_a_checkpoint_and_a_second_one_ends_it_at_once(
     cli: Cli, storage_url: str, number: signal.Signals, code: int

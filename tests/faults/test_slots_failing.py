@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 from cli import Cli
+from databases import on
 from invariants import assert_nothing_lost, rows
 from tiny import SPACE
 from toys import Toys
@@ -39,6 +40,7 @@ def toys(tmp_path: Path, cache_dir: Path) -> Toys:
     return Toys(tmp_path, cache_dir)
 
 
+@on("storage_url", "sqlite")
 def test_fault_16_out_of_memory_is_retried_in_smaller_parts_then_infeasible_and_the_next_trial_starts_clean(
     toys: Toys, storage_url: str
 ) -> None:
@@ -93,6 +95,7 @@ def test_fault_17_a_loss_that_is_not_finite_is_pruned_at_its_step_and_neither_be
     assert study.best_trial.number == flat["number"]
 
 
+@on("storage_url", "postgresql")
 def test_fault_18_a_slot_that_takes_no_step_leaves_its_stacks_and_its_trial_goes_on(toys: Toys, storage_url: str) -> None:
     study, ended = toys.run(3, trainer="hangs_once", step_limit_s=2.0, storage_url=storage_url, pruner="none")
     assert ended

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import steady
 from cli import Cli
+from databases import on
 from invariants import assert_nothing_lost, rows, snapshot
 from steady import STUDY, attempts, checkpoints, curve, saved, starts, trial, weights
 from waiting import wait_for
@@ -124,6 +125,7 @@ def test_fault_03_a_result_that_is_known_but_not_told_is_told_once_and_not_train
     assert_nothing_lost(storage_url, STUDY, 2)
 
 
+@on("storage_url", "sqlite")
 def test_fault_11_a_damaged_checkpoint_is_passed_over_with_a_warning_and_the_one_before_is_used(
     disturbed: Cli, storage_url: str, undisturbed: Undisturbed
 ) -> None:
@@ -146,6 +148,7 @@ def test_fault_11_a_damaged_checkpoint_is_passed_over_with_a_warning_and_the_one
     assert_nothing_lost(storage_url, STUDY, 1)
 
 
+@on("storage_url", "postgresql")
 def test_fault_12_a_full_disk_pauses_the_study_with_its_old_checkpoint_intact_and_it_goes_on_later(
     disturbed: Cli, storage_url: str, undisturbed: Undisturbed
 ) -> None:
@@ -170,6 +173,7 @@ def test_fault_12_a_full_disk_pauses_the_study_with_its_old_checkpoint_intact_an
     assert_nothing_lost(storage_url, STUDY, 1, before=[before])
 
 
+@on("storage_url", "sqlite")
 def test_fault_13_a_trial_whose_slot_dies_three_times_fails_as_poisoned_and_the_study_goes_on(
     disturbed: Cli, storage_url: str
 ) -> None:
