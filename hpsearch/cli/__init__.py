@@ -70,6 +70,9 @@ def main() -> None:
         code = 1
         log = _write_traceback()
         _complain(f"unexpected error, a bug: {type(error).__name__}: {_first_line(error)}; the traceback is in {log}")
+    # Under `python -m`, Python ends itself by SIGINT, caught or not, if that came while a string was executed, as where a
+    # dataclass is made in an import; the next string that is executed resets this.
+    exec("")
     sys.exit(code if isinstance(code, int) else 0)
 
 
