@@ -94,9 +94,16 @@ def _work(
     checked = check(request)
     if confirm is not None:
         checked.workload.require_seed()
+    there = request.studies_dir.exists()
     _make_folder(request)
     owner = this_process()
-    opened = open_study(request, checked, owner)
+    try:
+        opened = open_study(request, checked, owner)
+    except BaseException:
+        if not there:
+            with contextlib.suppress(OSError):  # It is not empty: then it is not ours alone.
+                request.studies_dir.rmdir()
+        raise
     try:
         with (
             lease_kept(opened.store, opened.record.id, owner),

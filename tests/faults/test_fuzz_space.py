@@ -27,7 +27,7 @@ from hpsearch.objectives import OBJECTIVES
 from hpsearch.space.budget import BUDGET_KINDS
 from hpsearch.space.find import bundled_spaces
 from hpsearch.space.load import load_space
-from hpsearch.space.parameters import KINDS as VALUE_KINDS
+from hpsearch.space.names import BUILT_IN
 
 PATIENCE_S = 60
 """No space takes so long to read, on any machine: one that does is a hang."""
@@ -197,8 +197,8 @@ def dumped(tree: Any, flow: bool | None) -> bytes:
     return out.getvalue()
 
 
-NUMERIC = [name for name, kind in VALUE_KINDS.items() if kind == "number"]
-BOOLEAN = [name for name, kind in VALUE_KINDS.items() if kind == "boolean"]
+NUMERIC = [name for name, kind in BUILT_IN.kinds.items() if kind == "number"]
+BOOLEAN = [name for name, kind in BUILT_IN.kinds.items() if kind == "boolean"]
 WORDED = [info for info in HYPERPARAMETERS.values() if info.choices]
 
 
