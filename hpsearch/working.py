@@ -94,16 +94,9 @@ def _work(
     checked = check(request)
     if confirm is not None:
         checked.workload.require_seed()
-    there = request.studies_dir.exists()
-    _make_folder(request)
     owner = this_process()
-    try:
+    with _studies_folder(request):
         opened = open_study(request, checked, owner)
-    except BaseException:
-        if not there:
-            with contextlib.suppress(OSError):  # It is not empty: then it is not ours alone.
-                request.studies_dir.rmdir()
-        raise
     try:
         with (
             lease_kept(opened.store, opened.record.id, owner),
@@ -133,11 +126,22 @@ def _work(
     return Worked(opened, ended, coordinator.stopping, coordinator.stopped_for_now, caught, interrupted)
 
 
-def _make_folder(request: Request) -> None:
+@contextlib.contextmanager
+def _studies_folder(request: Request) -> Iterator[None]:
+    """The folder is there; one that was made for a study that is refused goes again."""
+    folder = request.studies_dir
+    new = not folder.exists()
     try:
-        request.studies_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"--studies-dir {request.studies_dir}: cannot be created ({error.strerror}); name another") from None
+        raise BadInput(f"--studies-dir {folder}: cannot be created ({error.strerror}); name another") from None
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # Not empty: another study was made there meanwhile.
+            if new:
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

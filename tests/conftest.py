@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ sys.path.append(str(Path(__file__).parent / "support"))
 from cli import Cli
 from ray_nodes import RayNodes, ray_nodes_of
 from servers import NoServer, Server, start_mariadb, start_postgresql
+
+# A shell's background job ignores Ctrl-C, and so would every command that is started and interrupted here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test fails because the machine is slow, and CI fails on what is wrong, not on what it was lucky to find.
 settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)

@@ -66,7 +66,7 @@ def test_fault_07_locks_and_deadlocks_are_invisible(any_storage_url: str, slow: 
             assert running.poll() is None, "the study ended without a deadlock"
             cross(connection)
     engine.dispose()
-    _, told = running.communicate(timeout=150)
+    _, told = running.communicate(timeout=300)
     assert running.returncode == 0, told
     for word in ("lock", "Traceback", "Error", "answer"):
         assert word not in told

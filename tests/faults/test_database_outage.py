@@ -40,7 +40,7 @@ def run_through(server: Server, url: str, cli: Cli, away_s: float, trials: int) 
         assert running.poll() is None, running.communicate()
     assert trained(cli) > logged, "no trial went on while the database was away"
     server.start()
-    _, told = running.communicate(timeout=150)
+    _, told = running.communicate(timeout=300)
     assert running.returncode == 0, told
     assert "Traceback" not in told
     assert PASSWORD not in told
@@ -78,7 +78,7 @@ def test_fault_06_a_database_that_restarts_twenty_times_loses_nothing(own_server
         else:
             own_server.stop()
         own_server.start()
-    _, told = running.communicate(timeout=150)
+    _, told = running.communicate(timeout=300)
     assert running.returncode == 0, told
     assert "Traceback" not in told
     assert_nothing_lost(url, "slow", trials)

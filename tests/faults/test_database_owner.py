@@ -81,7 +81,7 @@ def test_fault_04_a_coordinator_that_wakes_after_its_lease_writes_nothing_more(a
     assert first.returncode == 3, told
     assert f"hpsearch: study 'slow' was taken over by process {second.pid} on host" in told.splitlines()[-1]
     assert "Traceback" not in told
-    _, told = second.communicate(timeout=150)
+    _, told = second.communicate(timeout=300)
     assert second.returncode == 0, told
     assert_nothing_lost(url, "slow", 2, before=[before])
     slots = rows(url, "SELECT outcome FROM hps_attempts WHERE trial_number = 0 ORDER BY attempt")
@@ -128,7 +128,7 @@ def test_fault_19_clocks_off_by_an_hour_have_no_effect(any_storage_url: str, slo
     assert refused.returncode == 3, refused.stderr
     assert f"is owned by process {running.pid}" in refused.stderr
     assert early.json("status")["owner"]["pid"] == running.pid
-    _, told = running.communicate(timeout=150)
+    _, told = running.communicate(timeout=300)
     assert running.returncode == 0, told
     assert_nothing_lost(any_storage_url, "slow", 2)
     seconds = rows(any_storage_url, "SELECT max(seconds) AS longest FROM hps_trials")[0]["longest"]

@@ -69,7 +69,7 @@ def test_fault_01_a_slot_killed_in_mid_step_is_replaced_and_its_trial_ends_as_th
     wait_for(lambda: saved(storage_url, 0) > 0, running)
     before = snapshot(storage_url, STUDY)
     os.kill(slot_of(storage_url, 0), signal.SIGKILL)
-    _, told = running.communicate(timeout=150)
+    _, told = running.communicate(timeout=300)
     assert running.returncode == 0, told
     assert "trial 0: slot lost (killed by signal 9); it goes on from its last checkpoint" in told
     first, second = attempts(storage_url, 0)
@@ -110,7 +110,7 @@ def test_fault_03_a_result_that_is_known_but_not_told_is_told_once_and_not_train
         env=disturbed.environment | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -157,7 +157,7 @@ def test_fault_12_a_full_disk_pauses_the_study_with_its_old_checkpoint_intact_an
     # To a process at its largest file size, every disk is full: its log still fits, its next checkpoint does not.
     slot = slot_of(storage_url, 0)
     resource.prlimit(slot, resource.RLIMIT_FSIZE, (2**16, resource.prlimit(slot, resource.RLIMIT_FSIZE)[1]))
-    _, told = running.communicate(timeout=150)
+    _, told = running.communicate(timeout=300)
     assert running.returncode == 75, told
     assert "file too large; make room, then run the same command again" in told
     assert "Traceback" not in told
@@ -181,7 +181,7 @@ def test_fault_13_a_trial_whose_slot_dies_three_times_fails_as_poisoned_and_the_
     for deaths in range(3):
         wait_for(lambda deaths=deaths: len(starts(disturbed, 0)) == deaths + 1, running)
         os.kill(slot_of(storage_url, 0), signal.SIGKILL)
-    _, told = running.communicate(timeout=150)
+    _, told = running.communicate(timeout=300)
     assert running.returncode == 0, told
     assert trial(storage_url, 0)["state"] == "failed"
     assert trial(storage_url, 0)["reason"] == "poisoned: its slot died 3 times, the last time killed by signal 9"

@@ -22,7 +22,7 @@ class Cli:
     environment: dict[str, str]
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def run(self, *words: str, timeout: float = 150, **changes: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 300, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, *words],
             cwd=self.folder,
@@ -33,7 +33,7 @@ class Cli:
             check=False,
         )
 
-    def ok(self, *words: str, timeout: float = 150) -> str:
+    def ok(self, *words: str, timeout: float = 300) -> str:
         """Standard output of a command that must succeed."""
         done = self.run(*words, timeout=timeout)
         assert done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
