@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from hpsearch.report import style
 
 FORMATS = ("png", "svg", "pdf", "json")
 WIDTH_INCH = 9.0
+TITLE_WIDTH = 90
+"""Letters of a title in a line."""
 DOTS_PER_INCH = 150
 PIXELS_PER_INCH = 100
 """Of a plotly figure, whose height is in pixels."""
@@ -99,7 +102,9 @@ def paint(figure: go.Figure, path: Path, format: str) -> None:
         for note in layout.annotations:
             _note(axes, note)
         if layout.title.text:
-            axes.set_title(_plain(layout.title.text), loc="left", fontsize=11, fontweight="bold", pad=10, wrap=True)
+            # Of the sheet, not of the axes: what stands above the axes then has room below it.
+            title = textwrap.fill(_plain(layout.title.text), TITLE_WIDTH)
+            sheet.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         handles, labels = axes.get_legend_handles_labels()
         if len(handles) > 1 and layout.showlegend is not False:
             sheet.legend(handles, labels, loc="outside lower left", ncols=min(len(labels), 6), frameon=False, fontsize=8)

@@ -31,7 +31,7 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "tutorial" / "index.html").exists()
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh.md", "studies/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md", "studies/README.md", "studies/lm/README.md"])
 def test_links_between_files_lead_somewhere(name: str) -> None:
     page = ROOT / name
     targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
