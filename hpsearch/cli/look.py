@@ -52,7 +52,7 @@ def studies(storage: StorageOption = None, studies_dir: StudiesDirOption = STUDI
     from hpsearch.report.view import StudyView, short, status_dict
 
     store = open_store(storage, studies_dir)
-    views = [StudyView.load(store, record, curves=False) for record in store.studies()]
+    views = [StudyView.summary(store, record) for record in store.studies()]
     if as_json:
         print_json([status_dict(view) for view in views])
         return
@@ -80,7 +80,7 @@ def status(
     from hpsearch.report.view import StudyView, described, duration, status_dict
 
     store, record = open_for_reading(storage, studies_dir, study)
-    view = StudyView.load(store, record, curves=False)
+    view = StudyView.summary(store, record)
     owner = store.owner(record.id)
     if as_json:
         running_in = {"host": owner.host, "pid": owner.pid} if owner else None
