@@ -14,17 +14,19 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from runs import as_trial
 
 from hpsearch.config import TrialConfig
 from hpsearch.execution.protocol import TrialTask
 from hpsearch.model.counting import count
 from hpsearch.space.load import parse_space
 from hpsearch.space.parameters import Choices, Range
-from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, TrainResult
+from hpsearch.training.events import Answer, EvalPoint, Event, Outcome, TrainResult
 from hpsearch.training.schedules import learning_rate_at
 
 TABLE = Path(__file__).with_name("table.jsonl")
@@ -79,24 +81,29 @@ def _scale(parameter: Range | Choices) -> Callable[[Any], float]:
 
 def trainer(task: TrialTask) -> Generator[Event, Answer, TrainResult]:
     """Replay one trial. It can be paused and goes on, as a real one does."""
-    config = TrialConfig.build(task.config)
+    return (yield from as_trial(task, replayed(TrialConfig.build(task.config))))
+
+
+def replayed(config: TrialConfig) -> Iterator[EvalPoint | TrainResult]:
+    """The evaluations of a configuration, and how it ended."""
     table = read_table(Path(os.environ.get("HPSEARCH_REPLAY_TABLE", TABLE)))
+    counted = count(config)
     step_tokens = config.batch_size * config.context_length
-    step_flops = step_tokens * count(config).flops_per_token
+    step_flops = step_tokens * counted.flops_per_token
     run = table.run(config.model_dump(), config.max_iters * step_flops)
     curve, rungs = run["curve"], max(1, round(config.max_iters / config.eval_interval))
     # Another number of evaluations than the table's finds its values between the table's.
     evaluations = len(curve) if run["outcome"] == "complete" else _evaluations(table)
-    saved = task.folder / "rung"
     metrics: dict[str, float] = {}
-    for rung in range(int(saved.read_text()) + 1 if saved.exists() else 1, rungs + 1):
+    for rung in range(1, rungs + 1):
         iteration = config.max_iters if rung == rungs else rung * config.eval_interval
         part = rung / rungs * evaluations
         if part > len(curve) + 1e-9:
-            return TrainResult(Outcome.DIVERGED, iteration, reason=run["reason"], metrics=metrics)
+            yield TrainResult(Outcome.DIVERGED, iteration, reason=run["reason"], metrics=metrics)
+            return
         value = _between(curve, part)
         metrics = {table.objective: value}
-        answer = yield EvalPoint(
+        yield EvalPoint(
             rung=rung,
             iteration=iteration,
             tokens=iteration * step_tokens,
@@ -108,14 +115,8 @@ def trainer(task: TrialTask) -> Generator[Event, Answer, TrainResult]:
             grad_norm=1.0,
             tokens_per_s=config.max_iters * step_tokens / max(run["seconds"], 1e-9),
         )
-        if answer is Answer.STOP:
-            return TrainResult(Outcome.STOPPED, iteration, metrics=metrics)
-        if answer is Answer.PAUSE:
-            saved.write_text(str(rung))
-            yield CheckpointSaved(iteration, str(saved), "0" * 64, 1)
-            return TrainResult(Outcome.PAUSED, iteration, metrics=metrics)
-    final = metrics | {"train_seconds": run["seconds"], "num_parameters": float(count(config).num_parameters)}
-    return TrainResult(Outcome.COMPLETE, config.max_iters, metrics=final)
+    final = metrics | {"train_seconds": run["seconds"], "num_parameters": float(counted.num_parameters)}
+    yield TrainResult(Outcome.COMPLETE, config.max_iters, metrics=final)
 
 
 def _evaluations(table: Table) -> int:

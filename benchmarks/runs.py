@@ -84,10 +84,16 @@ def _read(path: Path) -> tuple[list[EvalPoint], TrainResult | None]:
 
 def trainer(task: TrialTask) -> Generator[Event, Answer, TrainResult]:
     """A trial of hpsearch's. What a pause leaves behind is the run itself."""
-    config, saved = TrialConfig.build(task.config), task.folder / "rung"
+    data = DataConfig.model_validate(task.data)
+    run = follow(TrialConfig.build(task.config), data, task.cache_dir, Path(os.environ["HPSEARCH_RUNS"]))
+    return (yield from as_trial(task, run))
+
+
+def as_trial(task: TrialTask, run: Iterator[EvalPoint | TrainResult]) -> Generator[Event, Answer, TrainResult]:
+    """A stay in a slot of what is told from its start each time."""
+    saved = task.folder / "rung"
     seen = int(saved.read_text()) if saved.exists() else 0
-    folder = Path(os.environ["HPSEARCH_RUNS"])
-    with contextlib.closing(follow(config, DataConfig.model_validate(task.data), task.cache_dir, folder)) as run:  # type: ignore[type-var]
+    with contextlib.closing(run):  # type: ignore[type-var]
         for item in run:
             if isinstance(item, TrainResult):
                 return item

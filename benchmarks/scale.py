@@ -18,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from instant import Instant
 from side_by_side import show
 
-from hpsearch.execution.protocol import Ended, SlotInfo, SlotMessage, TrialTask
+from hpsearch.execution.protocol import TrialTask
 from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult
 
 EVALUATIONS = 5
@@ -124,40 +124,6 @@ class Clock:
 SAMPLING = ("infer_relative_search_space", "sample_relative", "sample_independent", "before_trial", "after_trial")
 
 
-class Instant:
-    """An executor whose slots train in no time."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = [SlotInfo(f"slot-{index}", "here", 1) for index in range(slots)]
-        self._runs: dict[str, tuple[int, Generator[EvalPoint, Answer, TrainResult]]] = {}
-        self._said: deque[SlotMessage] = deque()
-
-    def idle(self) -> Sequence[SlotInfo]:
-        return [slot for slot in self._slots if slot.name not in self._runs]
-
-    def submit(self, slot: SlotInfo, task: TrialTask) -> None:
-        run = curve(task)
-        self._runs[slot.name] = task.number, run
-        self._said.append(SlotMessage(slot.name, task.number, next(run)))
-
-    def answer(self, slot: str, answer: Answer) -> None:
-        number, run = self._runs[slot]
-        try:
-            self._said.append(SlotMessage(slot, number, run.send(answer)))
-        except StopIteration as stop:
-            self._said.append(SlotMessage(slot, number, Ended(stop.value)))
-
-    def messages(self, timeout_s: float) -> list[SlotMessage]:
-        said, self._said = list(self._said), deque()
-        for message in said:
-            if isinstance(message.body, Ended):
-                del self._runs[message.slot]
-        return said
-
-    def close(self) -> None:
-        self._runs.clear()
-
-
 def curve(task: TrialTask) -> Generator[EvalPoint, Answer, TrainResult]:
     steps = int(task.config["max_iters"])
     for rung in range(1, EVALUATIONS + 1):
@@ -207,7 +173,7 @@ def ours(asked: Asked) -> dict[str, Any]:
     study = open_study(request, check(request), owner)
     clock.watch("sampler", study.optuna.sampler, *SAMPLING)
     clock.watch("pruner", study.optuna.pruner, "prune")
-    coordinator = Coordinator(study, Instant(2), Marks(), owner)
+    coordinator = Coordinator(study, Instant(2, curve), Marks(), owner)
     clock.mark()
     coordinator.run()
     study.store.release(study.record.id, owner)

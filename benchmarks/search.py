@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
@@ -24,10 +25,10 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # Before torch loads, here and in what is spawned.
 
@@ -38,9 +39,10 @@ from runs import follow
 from search_synthetic import Near, read
 
 from hpsearch.cli.options import cache_dir
-from hpsearch.config import TrialConfig
+from hpsearch.config import DataConfig, TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.protocol import Executor
 from hpsearch.model.counting import count
 from hpsearch.search.confirmation import Confirmation, confirmable, fresh_seeds, left_to_do
 from hpsearch.search.coordinator import Coordinator
@@ -53,7 +55,7 @@ from hpsearch.space.load import parse_space
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import BudgetRecord, Owner, TrialRecord, TrialState
-from hpsearch.training.events import EvalPoint, Outcome
+from hpsearch.training.events import EvalPoint, Outcome, TrainResult
 
 HERE = Path(__file__).parent
 SPACE = HERE / "search.yaml"
@@ -109,9 +111,10 @@ class Job:
     total: float
     """Training FLOPs, in whole trials' budgets."""
     cache: Path
-    runs: Path
-    """Where training runs are kept."""
-    executor: LocalExecutor
+    train: Callable[[TrialConfig, DataConfig], Iterator[EvalPoint | TrainResult]]
+    """Trains, for the systems that bring their own loop."""
+    executor: Executor
+    """Trains the same, for ours."""
     file: Path = SPACE
 
     def space(self, priors: bool) -> SearchSpace:
@@ -130,7 +133,7 @@ class Trials:
 
     def __init__(self, space: SearchSpace, job: Job) -> None:
         assert space.budget.amount is not None
-        self._space, self._cache, self._runs = space, job.cache, job.runs
+        self._space, self._cache, self._train = space, job.cache, job.train
         self._budget = BudgetRecord("flops", space.budget.amount, space.budget.evaluations, space.budget.amount)
         self._corpora: dict[int, Corpus] = {}
 
@@ -140,7 +143,7 @@ class Trials:
     def run(self, proposal: Mapping[str, Any]) -> Iterator[tuple[int, float, float]]:
         """Rung, FLOPs and measure at each evaluation; of a run that diverges those before, and then rung 0 with infinity."""
         config = self.config(proposal)
-        with contextlib.closing(follow(config, self._space.data, self._cache, self._runs)) as run:  # type: ignore[type-var]
+        with contextlib.closing(self._train(config, self._space.data)) as run:  # type: ignore[type-var]
             for item in run:
                 if isinstance(item, EvalPoint):
                     yield item.rung, item.flops, item.metrics[MEASURE]
@@ -205,7 +208,7 @@ def ours(
     return search
 
 
-def confirmed(study: Study, executor: LocalExecutor, owner: Owner) -> list[dict[str, Any]]:
+def confirmed(study: Study, executor: Executor, owner: Owner) -> list[dict[str, Any]]:
     """The search's best and its default, trained once more from fresh seeds."""
     trials = study.store.trials(study.record.id)
     ranked = sorted((each for each in trials if each.state is TrialState.COMPLETE), key=lambda each: each.value or 0.0)
@@ -416,26 +419,34 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", ExperimentalWarning)
-    done = {(row["system"], row["seed"]) for row in read(options.out)}
     runs = (options.runs or Path(tempfile.mkdtemp())).absolute()
     os.environ["HPSEARCH_RUNS"] = str(runs)
+    train = functools.partial(follow, cache_dir=options.cache, folder=runs)
     with (
         options.out.open("a", encoding="utf-8") as out,
         contextlib.closing(LocalExecutor(1, 1, trainer="runs:trainer")) as executor,
     ):
-        for seed in range(options.seeds):
-            for system in options.systems:
-                if (system, seed) in done:
-                    continue
-                if system in NEEDS and importlib.util.find_spec(NEEDS[system]) is None:
-                    print(f"{system}: {NEEDS[system]} is not installed", flush=True)
-                    continue
-                row = search(Job(system, seed, options.data, options.total, options.cache, runs, executor))
-                out.write(json.dumps(row) + "\n")
-                out.flush()
-                whole = [value for _, rung, _, value in row["points"] if rung == row["rungs"]]
-                best = f"{min(whole):.4f}" if whole else "none"
-                print(f"seed {seed} {system}: {len(row['trials'])} trials, {len(whole)} whole, best {best}", flush=True)
+        for seed, system in left(options.out, options.seeds, options.systems):
+            tell(search(Job(system, seed, options.data, options.total, options.cache, train, executor)), out)
+
+
+def left(out: Path, seeds: int, systems: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Seed and system of each search that the file has not yet."""
+    done = {(row["seed"], row["system"]) for row in read(out)}
+    for seed in range(seeds):
+        for system in systems:
+            if system in NEEDS and importlib.util.find_spec(NEEDS[system]) is None:
+                print(f"{system}: {NEEDS[system]} is not installed", flush=True)
+            elif (seed, system) not in done:
+                yield seed, system
+
+
+def tell(row: Mapping[str, Any], out: TextIO) -> None:
+    out.write(json.dumps(row) + "\n")
+    out.flush()
+    whole = [value for _, rung, _, value in row["points"] if rung == row["rungs"]]
+    best = f"{min(whole):.4f}" if whole else "none"
+    print(f"seed {row['seed']} {row['system']}: {len(row['trials'])} trials, {len(whole)} whole, best {best}", flush=True)
 
 
 if __name__ == "__main__":

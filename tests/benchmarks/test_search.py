@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Iterator
@@ -49,10 +50,11 @@ def rows(search: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     (folder / "tiny.yaml").write_text(TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HPSEARCH_RUNS", str(folder / "runs"))
+        train = functools.partial(search.follow, cache_dir=folder / "cache", folder=folder / "runs")
         with closing(LocalExecutor(1, 1, trainer="runs:trainer")) as executor:
             return {
                 system: search.search(
-                    search.Job(system, 3, "pydoc", 3.0, folder / "cache", folder / "runs", executor, folder / "tiny.yaml")
+                    search.Job(system, 3, "pydoc", 3.0, folder / "cache", train, executor, folder / "tiny.yaml")
                 )
                 for system in ("auto+halving", "optuna")
             }
@@ -64,7 +66,7 @@ def test_a_search_is_charged_what_its_trials_cost(
 ) -> None:
     row = rows[system]
     (tmp_path / "tiny.yaml").write_text(TINY)
-    job = search.Job(system, 3, "pydoc", 3.0, tmp_path / "cache", tmp_path, None, tmp_path / "tiny.yaml")
+    job = search.Job(system, 3, "pydoc", 3.0, tmp_path / "cache", None, None, tmp_path / "tiny.yaml")
     trials = search.Trials(job.space(priors=True), job)
     cost = 0.0
     for number, told in row["trials"].items():

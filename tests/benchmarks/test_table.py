@@ -106,6 +106,7 @@ def test_a_table_of_another_seed_is_not_mixed_with_this_one(folder: Path) -> Non
 
 @pytest.fixture
 def replay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setenv("HPSEARCH_REPLAY_TABLE", str(folder / "table.jsonl"))
     return module("replay")
 
@@ -183,3 +184,20 @@ def test_a_run_that_diverged_diverges_again(folder: Path, monkeypatch: pytest.Mo
     events, result = finish(module("replay"), task(folder, runs[0], tmp_path / "trial"))
     assert values(events) == runs[0]["curve"][:2]
     assert (result.outcome, result.reason) == (Outcome.DIVERGED, "the loss was nan")
+
+
+def test_searches_are_replayed_from_the_table_and_those_that_are_done_are_not_done_again(folder: Path, tmp_path: Path) -> None:
+    """All that they find are ends of the table's runs, and each spends what it has, but for its last evaluation."""
+    command = [sys.executable, str(FOLDER / "replayed.py"), "--table", str(folder / "table.jsonl"), "--workers", "1"]
+    command += ["--total", "3", "--cache", str(folder / "cache"), "--out", str(tmp_path / "replayed.jsonl"), "--systems"]
+    for systems in (["optuna"], ["optuna", "auto+halving"]):
+        done = subprocess.run([*command, *systems, "--seeds", "1"], capture_output=True, text=True, timeout=150, check=False)
+        assert done.returncode == 0, done.stderr
+    rows = lines(tmp_path / "replayed.jsonl")
+    assert [row["system"] for row in rows] == ["optuna", "auto+halving"]
+    ends = {run["curve"][-1] for run in lines(folder / "table.jsonl")[1:]}
+    for row in rows:
+        found = {value for _, rung, _, value in row["points"] if rung == row["rungs"]}
+        assert found
+        assert found <= ends
+        assert 3.0 <= row["spent"] / row["trial_flops"] < 3.3
