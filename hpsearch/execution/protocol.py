@@ -91,6 +91,8 @@ class TrialTask:
     """Parts that a batch is computed in; None: the trainer chooses by the free memory."""
     branch_rungs: tuple[int, ...] = ()
     """Evaluations at which a WSD run is also measured after a short decay on the side."""
+    known_rungs: int | None = None
+    """Evaluations of the trial that are stored; None: all there were."""
     step_limit_s: float | None = None
     """A trainer that takes no step for so long is hung: its slot leaves its stacks in `folder / "stacks.txt"` and dies."""
     own: OwnRun | None = None

@@ -41,5 +41,6 @@ def transformer(task: TrialTask) -> Generator[Event, Answer, TrainResult]:
             objectives=task.objectives,
             micro_batches=task.micro_batches,
             branch_rungs=task.branch_rungs,
+            known_rungs=task.known_rungs,
         )
     )

@@ -229,6 +229,7 @@ class Coordinator:
             objectives=study.record.objectives,
             micro_batches=record.micro_batches,
             branch_rungs=self._branch_rungs,
+            known_rungs=record.rung,  # What an outage kept from being stored died with the coordinator that knew it.
             step_limit_s=self._step_limit_s,
             own=study.workload.run(),
         )

@@ -61,6 +61,8 @@ class State:
     """Taken on decay branches."""
     micro_batches: int = 1
     """Parts of a batch. A resumed run keeps them, as the order of its sums depends on them, unless memory is shorter now."""
+    points: list[dict[str, Any]] = field(default_factory=list)
+    """The evaluations so far."""
 
 
 def train(
@@ -74,6 +76,7 @@ def train(
     objectives: Sequence[str] = ("val_bpb",),
     micro_batches: int | None = None,
     branch_rungs: Sequence[int] = (),
+    known_rungs: int | None = None,
 ) -> Generator[Event, Answer | None, TrainResult]:
     """Train one model, yielding events and obeying the answers (None is CONTINUE); its return value is how it ended.
 
@@ -86,6 +89,7 @@ def train(
     branch_rungs: rungs at which a WSD run is also measured after a short decay on the side (`schedules.branch_rates`): the
     point's metrics then have `branch_val_loss` and `branch_val_bpb` too. Its FLOPs and seconds count, its tokens do not; the
     run goes on as if nothing had been.
+    known_rungs: evaluations that the caller has kept; those after them are yielded again from the checkpoint. None: all.
 
     Torch's global generator, number of threads and matrix precision are this run's: one run at a time in a process.
     Between events it beats (`training.heartbeat`), and obeys there too.
@@ -122,6 +126,9 @@ def train(
             if saved is not None:
                 state = _restore(saved, model, optimizers, meter)
                 written = (state.iteration, state.rung)
+                for lost in state.points[known_rungs:] if known_rungs is not None else []:
+                    if answer is Answer.CONTINUE:
+                        answer = (yield EvalPoint(**lost)) or Answer.CONTINUE
         else:
             store.clear()
         state.micro_batches = micro_batches or max(needed, state.micro_batches)
@@ -216,6 +223,7 @@ def train(
                 log.info("evaluation", extra=asdict(point))
                 answer = (yield point) or Answer.CONTINUE
                 state.rung, state.metrics = point.rung, metrics
+                state.points.append(asdict(point))
                 state.iteration_at_rung, state.seconds_at_rung = state.iteration, state.seconds
             if answer is Answer.STOP:
                 return ended(Outcome.STOPPED)

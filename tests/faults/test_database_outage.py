@@ -61,6 +61,39 @@ def test_fault_05_training_goes_on_while_the_database_is_away(own_server: Server
     run_through(own_server, url, slow.using(url), away_s=8, trials=6)
 
 
+@pytest.mark.parametrize(
+    "own_server",
+    [start_postgresql, pytest.param(start_mariadb, marks=pytest.mark.soak)],
+    ids=["postgresql", "mysql"],
+    indirect=True,
+)
+def test_what_an_outage_kept_from_being_stored_survives_the_coordinator(own_server: Server, url: str, slow: Cli) -> None:
+    """Trials evaluate and checkpoint while the database is away; the coordinator that knows of it is killed then."""
+    cli = slow.using(url)
+    words = ("run", "--space", "slow.yaml", "--trials", "2", "--slots", "2", "--device", "cpu", "--pruner", "none")
+    running = cli.start(*words)
+    wait_for(lambda: count(url, "hps_points") >= 2, running)
+    stored = count(url, "hps_points")
+    before = snapshot(url, "slow")
+    own_server.stop()
+    wait_for(lambda: evaluations(cli) >= stored + 4, running)
+    running.kill()
+    running.communicate()
+    own_server.start()
+    done = cli.run(*words)
+    assert done.returncode == 0, done.stderr
+    assert_nothing_lost(url, "slow", 2, before=[before])
+    rungs = rows(url, "SELECT trial_number, rung FROM hps_points ORDER BY trial_number, rung")
+    assert [(row["trial_number"], row["rung"]) for row in rungs] == [(trial, rung) for trial in (0, 1) for rung in range(1, 9)]
+    starts = rows(url, "SELECT from_iteration FROM hps_attempts WHERE attempt = 2")
+    assert len(starts) == 2
+
+
+def evaluations(cli: Cli) -> int:
+    """Those that trials have logged."""
+    return sum(path.read_text().count('"event": "evaluation"') for path in cli.folder.rglob("log.jsonl"))
+
+
 @pytest.mark.soak
 def test_fault_05_training_goes_on_while_the_database_is_away_for_a_minute(own_server: Server, url: str, slow: Cli) -> None:
     run_through(own_server, url, slow.using(url), away_s=60, trials=30)

@@ -69,6 +69,32 @@ def test_an_evaluation_without_its_checkpoint_is_repeated_identically(runs: Any,
     assert runs.points(after)[0] == runs.points(before)[0]
 
 
+@pytest.mark.parametrize("known", [0, 1, 2, 3])
+def test_evaluations_that_nobody_kept_are_told_again_from_the_checkpoint(runs: Any, tmp_path: Path, known: int) -> None:
+    config = runs.config(dropout=0.1)
+    whole, _ = runs.finish(config, tmp_path / "whole")
+    second = next(index for index, event in enumerate(whole) if isinstance(event, EvalPoint) and event.rung == 2)
+    runs.leave(config, tmp_path / "left", second + 2)  # With its checkpoint.
+    after, result = runs.finish(config, tmp_path / "left", known_rungs=known)
+    assert runs.points(after) == runs.points(whole)[min(known, 2) :]
+    assert result.iteration == 12
+    assert runs.weights(tmp_path / "left") == runs.weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("answer", "outcome"), [(Answer.PAUSE, Outcome.PAUSED), (Answer.STOP, Outcome.STOPPED)])
+def test_an_evaluation_that_is_told_again_can_be_answered_as_ever(
+    runs: Any, tmp_path: Path, answer: Answer, outcome: Outcome
+) -> None:
+    config = runs.config()
+    whole, _ = runs.finish(config, tmp_path)
+    events, result = runs.finish(config, tmp_path, {0: answer}, known_rungs=1)
+    assert runs.points(events) == runs.points(whole)[1:2]
+    assert result.outcome is outcome
+    after, result = runs.finish(config, tmp_path, known_rungs=2)
+    assert runs.points(after) == runs.points(whole)[2:]
+    assert result.outcome is Outcome.COMPLETE
+
+
 def test_a_finished_run_trains_and_evaluates_nothing_again(runs: Any, tmp_path: Path) -> None:
     config = runs.config()
     _, first = runs.finish(config, tmp_path)
