@@ -87,6 +87,10 @@ class Soak:
     snapshots: list[Snapshot] = field(default_factory=list)
     killed: dict[str, int] = field(default_factory=lambda: {"slots": 0, "coordinators": 0})
     coordinator: subprocess.Popen[bytes] | None = None
+    seen: int = 0
+    """Evaluations when it was time for the last kill."""
+    passing: float = 2.0
+    """How many more pass, in the mean, while one looks and kills."""
 
     def start(self) -> subprocess.Popen[bytes]:
         with (self.folder / "log.txt").open("ab") as log:
@@ -118,17 +122,23 @@ class Soak:
     def wait(self) -> None:
         """Until it is time for a kill."""
         before = self.points()
+        if self.snapshots:
+            self.passing += 0.1 * (before - self.seen - self.passing)
         mean = SHARE * (TRIALS * EVALUATIONS - before) / (KILLS - sum(self.killed.values()))
-        new = self.random.randint(0, max(1, round(2 * mean) - 2))  # about two more pass while one looks and kills
-        if new == 0:
-            time.sleep(self.random.uniform(0, 2))  # not to wait for something: any moment of a start is as good
+        new = self.random.randint(0, max(1, round(2 * (mean - self.passing))))
+        if new == 0:  # Any moment of a start is as good, but a study that trains does not wait.
+            moment = time.monotonic() + self.random.uniform(0, 2)
+            while time.monotonic() < moment and self.points() == before:
+                time.sleep(0.02)
+            self.seen = self.points()
             return
         wanted, deadline = before + new, time.monotonic() + PATIENCE_S
-        while self.points() < wanted:
+        while (seen := self.points()) < wanted:
             assert self.coordinator is not None
             assert self.coordinator.poll() is None, self.told(f"ended by itself after {self.killed}")
             assert time.monotonic() < deadline, self.told(f"no new evaluation in {PATIENCE_S} s")
             time.sleep(0.02)
+        self.seen = seen
 
     def kill(self) -> None:
         """One slot or the coordinator, which takes its slots with it."""
