@@ -25,6 +25,9 @@ from hpsearch.storage.records import BudgetRecord
 SMALL_MODEL = 10_000_000
 """Non-embedding parameters below which the laws' learning rate and weight decay are held down."""
 SMALL_MODEL_RATE = 6e-3
+SMALL_MODEL_SHARE = 1 / 8
+"""Of what the law says of 20 tokens a parameter: about what models of 3,000 to 100,000 parameters want
+(benchmarks/small_rates.py)."""
 SMALL_MODEL_DECAY = 0.1
 """What is usual in language models. On 10,000 parameters and 600 steps the timescale's law asks for 1.0, which cost 0.14 bits
 per byte against anything up to 0.1 (benchmarks/RESULTS.md)."""
@@ -61,13 +64,19 @@ def d_model(non_embedding_parameters: float, layers: int) -> float:
 
 
 def learning_rate(non_embedding_parameters: float, tokens: float) -> float:
-    """Peak learning rate of AdamW: 1.79 N^-0.713 D^0.307, at most 6e-3 below 10 million parameters, where the law was not
-    fitted and would go on rising.
+    """Peak learning rate of AdamW: 1.79 N^-0.713 D^0.307. Below 10 million parameters, where the law was not fitted, at most
+    6e-3, or an eighth of what it says of 20 tokens a parameter where that is more (below 70,000 parameters).
 
-    Source: Step Law, arXiv:2503.04715.
+    Source: Step Law, arXiv:2503.04715; below 10 million parameters our own measurements.
     """
-    rate = 1.79 * math.pow(non_embedding_parameters, -0.713) * math.pow(tokens, 0.307)
-    return min(rate, SMALL_MODEL_RATE) if non_embedding_parameters < SMALL_MODEL else rate
+
+    def step_law(tokens: float) -> float:
+        return 1.79 * math.pow(non_embedding_parameters, -0.713) * math.pow(tokens, 0.307)
+
+    if non_embedding_parameters >= SMALL_MODEL:
+        return step_law(tokens)
+    measured = SMALL_MODEL_SHARE * step_law(TOKENS_PER_PARAMETER * non_embedding_parameters)
+    return min(step_law(tokens), max(SMALL_MODEL_RATE, measured))
 
 
 def batch_tokens(tokens: float) -> float:

@@ -86,7 +86,7 @@ def test_a_search_is_charged_what_its_trials_cost(
 def test_the_baseline_is_what_the_scaling_law_says_and_is_confirmed(rows: dict[str, dict[str, Any]]) -> None:
     row = rows["auto+halving"]
     assert row["trials"][0]["by"] == "prior"
-    assert row["trials"][0]["proposal"]["learning_rate"] == 6e-3
+    assert row["trials"][0]["proposal"]["learning_rate"] == pytest.approx(0.0414, rel=0.01)  # A model of 600 parameters.
     seeds = [each["seed"] for each in row["confirmed"] if each["trial"] == 0]
     assert len(seeds) == 3
     assert 3 not in seeds

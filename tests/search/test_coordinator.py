@@ -386,4 +386,4 @@ def test_a_study_begins_with_what_the_scaling_laws_say(toys: Toys) -> None:
     study, _ = toys.run(1, text=SPACE.replace("prior: 1e-3", "prior: auto"))
     (baseline,) = study.store.trials(study.record.id)
     assert baseline.proposed_by == "prior"
-    assert baseline.params["learning_rate"] == pytest.approx(6e-3)  # The middle of its range would be 1e-3.
+    assert baseline.params["learning_rate"] > 5e-3  # The middle of its range would be 1e-3.
