@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import subprocess
 import sys
 
+from hpsearch import cgroups
 from hpsearch.errors import BadInput, did_you_mean
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: by its affinity, and by a container's or a job's limit."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = cgroups.cores()
+    return allowed if limit is None else max(1, min(allowed, math.floor(limit)))
 
 
 def gpus() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from hpsearch import cgroups
 from hpsearch.config import TrialConfig
 from hpsearch.model.counting import Counts, activation_bytes, stack_depths
 
@@ -76,11 +77,14 @@ def micro_batches_for(config: TrialConfig, counts: Counts, place: torch.device) 
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated: the device's, with what torch's cache holds unused, or the machine's."""
+    """Bytes that can still be allocated: the device's, with what torch's cache holds unused, or the machine's, within the limit
+    of a container or a job."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    return int(psutil.virtual_memory().available)
+    free = int(psutil.virtual_memory().available)
+    room = cgroups.free_memory()
+    return free if room is None else min(free, room)
 
 
 def peak_memory(device: torch.device) -> int:
