@@ -27,15 +27,22 @@ class Placement:
     """Starts the slots: the threads of each, and the trainer that they load."""
 
 
-def on_this_machine(slots: str, device: str) -> Placement:
-    """Slots as processes here. Raises BadInput for a device that is not there, or no number of slots."""
+def on_this_machine(slots: str, device: str, *, threads: int | None = None, most: int | None = None) -> Placement:
+    """Slots as processes here. threads: of each, where a study has them already; most: slots that there is work for.
+
+    Raises BadInput for a device that is not there, or no number of slots.
+    """
     from hpsearch.execution.devices import choose_device, cores
     from hpsearch.execution.local import LocalExecutor
 
     devices = choose_device(device)
-    count = slot_count(slots, devices)
-    threads = max(1, cores() // count) if devices[0] == "cpu" else 1
-    return Placement(devices, threads, lambda threads, trainer: LocalExecutor(count, threads, trainer=trainer))
+    if slots == "auto" and devices[0] == "cpu" and threads:
+        count = max(1, cores() // threads)
+    else:
+        count = slot_count(slots, devices)
+    count = min(count, most or count)
+    each = threads or (max(1, cores() // count) if devices[0] == "cpu" else 1)
+    return Placement(devices, each, lambda threads, trainer: LocalExecutor(count, threads, trainer=trainer))
 
 
 def slot_count(word: str, devices: tuple[str, ...]) -> int:

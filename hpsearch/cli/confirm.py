@@ -27,6 +27,7 @@ from hpsearch.cli.options import (
     require_folder,
     storage_url,
 )
+from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
 from hpsearch.errors import BadInput, NoTrialSucceeded, StudyGone, StudyOwned
 
 if TYPE_CHECKING:
@@ -47,14 +48,17 @@ def confirm(
         typer.Option("--slots", metavar="N|auto", help="Runs at a time; auto: one per GPU, else as many as the cores hold."),
     ] = "auto",
     device: DeviceOption = "auto",
+    executor: ExecutorOption = "local",
+    ray_address: RayAddressOption = None,
+    gpus_per_slot: GpusPerSlotOption = None,
+    shared: SharedOption = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
     as_json: JsonOption = False,
 ) -> int:
     """Retrain the best few trials and the default on fresh seeds, and say whether the best really beats the default."""
     from hpsearch.cli.run import exit_code, leave, say
-    from hpsearch.execution.devices import choose_device
-    from hpsearch.execution.local import LocalExecutor
+    from hpsearch.execution.protocol import TRANSFORMER
     from hpsearch.report.view import StudyView
     from hpsearch.search.lease import lease_kept
     from hpsearch.search.study import LEASE_S
@@ -71,12 +75,21 @@ def confirm(
         )
     seen = StudyView.load(store, record, curves=False)
     seen.pick()
-    devices = choose_device(device)
-    count = _slot_count(slots, devices, record.threads)
+    work = to_retrain(seen, top, seeds)
+    where = placement(
+        executor,
+        slots,
+        device,
+        address=ray_address,
+        gpus_per_slot=gpus_per_slot,
+        shared=shared,
+        studies_dir=studies_dir,
+        threads=record.threads,  # The study's own, so that a run repeats.
+        most=max(1, len(work)),
+    )
     require_folder("--studies-dir", studies_dir)
     failures: list[str] = []
     caught: list[int] = []
-    work = to_retrain(seen, top, seeds)
     if work:
         owner = this_process()
         store.acquire(record.id, owner, LEASE_S)
@@ -84,9 +97,10 @@ def confirm(
             work = to_retrain(StudyView.load(store, record, curves=False), top, seeds)  # Now that nobody else adds to it.
             with (
                 lease_kept(store, record.id, owner),
-                contextlib.closing(LocalExecutor(min(count, max(1, len(work))), record.threads)) as executor,
+                contextlib.closing(where.open(record.threads, TRANSFORMER)) as open_slots,
             ):
-                caught, failures = retrain(store, record, executor, owner, studies_dir / record.folder, devices, work)
+                folder = studies_dir / record.folder
+                caught, failures = retrain(store, record, open_slots, owner, folder, where.devices, work)
         finally:
             with contextlib.suppress(StudyGone, StudyOwned):
                 store.release(record.id, owner)
@@ -157,15 +171,6 @@ def print_verdict(view: StudyView) -> None:
     )
     for sentence in verdict.sentences:
         print(f"{sentence[0].upper()}{sentence[1:]}.")
-
-
-def _slot_count(word: str, devices: tuple[str, ...], threads: int) -> int:
-    from hpsearch.execution.devices import cores
-    from hpsearch.places import slot_count
-
-    if word == "auto" and devices[0] == "cpu":
-        return max(1, cores() // threads)  # Each with the study's own number of threads, so that a run repeats.
-    return slot_count(word, devices)
 
 
 def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:

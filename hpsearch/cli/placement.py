@@ -78,8 +78,10 @@ def placement(
     gpus_per_slot: float | None,
     shared: str | None,
     studies_dir: Path,
+    threads: int | None = None,
+    most: int | None = None,
 ) -> Placement:
-    """What the options of `hpsearch run` say about where to train."""
+    """What the options of a command say about where to train; `threads` and `most` as in `places.on_this_machine`."""
     if executor == "ray":
         return on_a_cluster(slots, device, address, gpus_per_slot, shared, studies_dir)
     if executor != "local":
@@ -87,4 +89,4 @@ def placement(
     for option, value in (("--gpus-per-slot", gpus_per_slot), ("--shared", shared)):
         if value is not None:
             raise BadInput(f"{option} {value}: only with --executor ray")
-    return on_this_machine(slots, device)
+    return on_this_machine(slots, device, threads=threads, most=most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from cli import Cli
 from ray_nodes import ENVIRONMENT, RayNodes
+from tiny import SPACE
 
 import hpsearch
 from hpsearch.errors import BadInput, ClusterUnreachable
@@ -303,3 +305,15 @@ def test_a_program_of_ones_own_trains_on_the_nodes(ray_nodes: RayNodes, cli: Cli
         assert trial["attempts"] == 2
     shown = there.json("show", "0")
     assert [attempt["from_iteration"] for attempt in shown["attempts_history"]] == [0, 4]
+
+
+def test_a_best_is_confirmed_on_the_nodes_as_on_this_machine(ray_nodes: RayNodes, cli: Cli) -> None:
+    (cli.folder / "tiny.yaml").write_text(SPACE)
+    cli.ok("run", "--space", "tiny.yaml", "--trials", "2", "--device", "cpu")
+    shutil.copytree(cli.folder / "studies", cli.folder / "copy")
+    words = ("confirm", "--seeds", "1", "--top", "1")
+    here = cli.json(*words, "--studies-dir", "copy")
+    there = Cli(cli.folder, cli.environment | ENVIRONMENT)
+    found = there.json(*words, "--executor", "ray", "--ray-address", ray_nodes.address)
+    assert found["complete"]
+    assert found["confirmed"] == here["confirmed"]
