@@ -7,6 +7,7 @@ is slow or away never holds up the study, and one that fails is told of once and
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import math
 import os
@@ -24,6 +25,9 @@ from hpsearch.training.events import EvalPoint, Progress
 
 CLOSE_S = 60.0
 """How long the end of a study waits for what its trackers still have to write."""
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING", "WANDB_ERROR_REPORTING": "false"}
+"""What the libraries read when they are imported, unless the user has set it: they would tell their makers how they are used,
+and write into the live view."""
 
 
 class Tracker(Protocol):
@@ -94,7 +98,7 @@ class MLflow:
     def begin(self, study: StudyRecord, trial: TrialRecord) -> None:
         known = self._client.get_experiment_by_name(study.name)
         experiment = known.experiment_id if known else self._client.create_experiment(study.name)
-        which = f"tags.`hpsearch.trial` = '{trial.number}' and tags.`hpsearch.space` = '{study.space_digest}'"
+        which = f"tags.`hpsearch.trial` = '{trial.number}' and tags.`hpsearch.study` = '{_identity(study)}'"
         found = self._client.search_runs([experiment], which)
         if found:
             self._runs[trial.number] = found[0].info.run_id
@@ -103,6 +107,7 @@ class MLflow:
         tags = {
             "mlflow.runName": _name(trial),
             "hpsearch.trial": str(trial.number),
+            "hpsearch.study": _identity(study),
             "hpsearch.space": study.space_digest,
             "hpsearch.proposed_by": trial.proposed_by,
         }
@@ -119,8 +124,7 @@ class MLflow:
         run = self._runs.pop(trial.number)
         self.log_final(run, trial, final)
         self._client.set_tag(run, "hpsearch.state", str(trial.state))
-        if trial.reason:
-            self._client.set_tag(run, "hpsearch.reason", trial.reason[:500])
+        self._client.set_tag(run, "hpsearch.reason", trial.reason[:500])  # Empty over that of an earlier pause.
         if trial.state in self.STATUS:
             self._client.set_terminated(run, self.STATUS[trial.state])
 
@@ -144,13 +148,14 @@ class WandB:
         self._runs[trial.number] = self._wandb.init(
             project=study.name,
             name=_name(trial),
-            id=f"{study.space_digest[:8]}-{study.id}-{trial.number}",
+            id=f"{_identity(study)}-{trial.number}",
             resume="allow",
             config=dict(trial.config),
             dir=str(self._folder),
             mode=os.environ.get("WANDB_MODE", "offline"),
             reinit="create_new",
-            settings=self._wandb.Settings(silent=True, console="off"),
+            # The machine's load would be the coordinator's, and cloud hosts would be asked who they are.
+            settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
 
     def log(self, trial: TrialRecord, step: int, measured: Mapping[str, float]) -> None:
@@ -158,9 +163,8 @@ class WandB:
 
     def end(self, trial: TrialRecord, final: Mapping[str, float]) -> None:
         run = self._runs.pop(trial.number)
-        run.summary.update({**{f"final/{name}": value for name, value in final.items()}, "state": str(trial.state)})
-        if trial.reason:
-            run.summary["reason"] = trial.reason
+        told = {"state": str(trial.state), "reason": trial.reason}
+        run.summary.update({f"final/{name}": value for name, value in final.items()} | told)
         run.finish(exit_code=1 if trial.state is TrialState.FAILED else 0)
 
     def close(self) -> None:
@@ -178,6 +182,8 @@ TRACKERS: dict[str, tuple[str, Callable[[Path], Tracker]]] = {
 
 def require_trackers(names: Sequence[str]) -> None:
     """Raises BadInput for a tracker that there is not, and for one whose library is not installed."""
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
     for name in names:
         if name not in TRACKERS:
             raise BadInput(f"--tracker {name}: use {', '.join(TRACKERS)}{did_you_mean(name, TRACKERS)}")
@@ -266,7 +272,7 @@ class Tracking:
             call()
         except Exception as error:  # each library has its own
             trackers.pop(name, None)
-            text = " ".join(str(error).split())[:200]
+            text = " ".join(str(error).split())[:400]
             self._say(f"--tracker {name} failed and is left alone from here on: {type(error).__name__}: {text}")
 
 
@@ -299,6 +305,11 @@ class Both:
     def note(self, text: str) -> None:
         for watcher in self._each:
             watcher.note(text)
+
+
+def _identity(study: StudyRecord) -> str:
+    """The same for as long as the study exists, and no other's: neither a namesake's nor that of one made anew after it."""
+    return hashlib.sha256(f"{study.host} {study.created_at} {study.folder} {study.space_digest}".encode()).hexdigest()[:12]
 
 
 def _name(trial: TrialRecord) -> str:

@@ -1,18 +1,150 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import own_trainers
+import psutil
 import pytest
 from cli import Cli
+from waiting import wait_for
+from wandb_files import wandb_runs
 
 import hpsearch
 from hpsearch.errors import BadInput
+from hpsearch.tracking import QUIET
 
 Tune = Callable[..., hpsearch.Study]
+ACTS = """\
+trainer: own
+name: acts
+budget: {steps: 8, evaluations: 8}
+parameters:
+  lr: 0.1
+  act: {choices: [clean, nan, fails], prior: clean}
+"""
+PROGRAM = Path(own_trainers.__file__).with_name("own_program.py")
+LINE = f"{sys.executable} {PROGRAM} --lr {{lr}} --act {{act}} --folder {{folder}} --resume {{resume}} --pause 0.1"
+WORDS = ("run", "--space", "acts.yaml", "--sampler", "grid", "--slots", "1", "--command", LINE)
+WIRETAP = """\
+import pathlib, sys
+
+def heard(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        with pathlib.Path(__file__).with_name("heard").open("a") as told:
+            told.write(f"{event} {arguments[-1] if event == 'socket.connect' else arguments[0]}\\n")
+
+sys.addaudithook(heard)
+"""
+"""A sitecustomize that notes where each Python process connects to."""
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[Cli]:
+    """A study that MLflow and W&B were told of: interrupted once, with a trial of each end, outside any CI as they see it."""
+    folder = tmp_path_factory.mktemp("tracked")
+    (folder / "acts.yaml").write_text(ACTS)
+    (folder / "wiretap").mkdir()
+    (folder / "wiretap" / "sitecustomize.py").write_text(WIRETAP)
+    signs = ("CI", "GITHUB", "PYTEST", "WANDB", "MLFLOW", "DO_NOT_TRACK")
+    kept = {name: value for name, value in environment.items() if not name.startswith(signs)}
+    paths = [str(folder / "wiretap"), *filter(None, [environment.get("PYTHONPATH")])]
+    cli = Cli(folder, kept | {"HOME": str(folder), "PYTHONPATH": os.pathsep.join(paths)})
+    words = (*WORDS, "--trials", "3", "--tracker", "mlflow", "--tracker", "wandb")
+    process = cli.start(*words)
+    assert process.stderr is not None
+    assert any("rung 4/8" in line for line in process.stderr), "the first trial is at work"
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does: the trackers' own processes hear it too.
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    wait_for(lambda: not _left(process.pid), seconds=10)  # Nothing outlives the study.
+    done = cli.run(*words)
+    assert done.returncode == 0, done.stderr
+    assert "INFO" not in done.stderr, "the libraries write nothing into the live view"
+    yield cli
+    cli.end()
+
+
+def _left(group: int) -> list[psutil.Process]:
+    """What still runs of a process group."""
+    left = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                left.append(process)
+    return left
+
+
+def mlflow_runs(folder: Path, study: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What MLflow's own client finds, oldest first."""
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(study)
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    for run in runs:
+        run.curve = [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, "value")]
+    return runs
+
+
+def test_mlflow_has_one_run_for_each_trial_however_often_it_was_interrupted(
+    tracked: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = tracked.json("trials")
+    runs = mlflow_runs(tracked.folder, "acts", monkeypatch)
+    assert [run.info.run_name for run in runs] == ["trial-0000", "trial-0001", "trial-0002"]
+    ends = {run.data.params["act"]: (run.info.status, run.data.tags["hpsearch.state"]) for run in runs}
+    assert ends == {"clean": ("FINISHED", "complete"), "nan": ("KILLED", "pruned"), "fails": ("FAILED", "failed")}
+    for run, trial in zip(runs, trials, strict=True):
+        assert run.data.tags["hpsearch.reason"] == trial["reason"]
+        assert run.data.params == {"lr": "0.1", "act": trial["config"]["act"]}
+        assert run.info.end_time is not None
+    assert [step for step, _ in runs[0].curve] == list(range(1, 9)), "the curve goes on where it was interrupted"
+    assert runs[0].curve[-1][1] == runs[0].data.metrics["final_value"] == trials[0]["value"]
+    assert runs[0].data.metrics["twice"] == 16
+
+
+def test_wandb_has_the_parts_of_an_interrupted_trial_under_one_id(tracked: Cli) -> None:
+    trials = tracked.json("trials")
+    (folder,) = (tracked.folder / "studies").glob("0001-acts")
+    first, again, *others = wandb_runs(folder / "wandb")
+    assert first.id == again.id
+    assert len({run.id for run in (first, *others)}) == 3
+    assert [run.name for run in (first, again, *others)] == ["trial-0000", "trial-0000", "trial-0001", "trial-0002"]
+    assert first.project == "acts"
+    assert (first.config["lr"], first.config["act"]) == (0.1, "clean")
+    assert [point["_step"] for point in first.history + again.history] == list(range(1, 9))
+    assert (first.summary["state"], first.summary["reason"]) == ("paused", "interrupted")
+    assert (again.summary["state"], again.summary["reason"]) == ("complete", "")
+    assert again.summary["final/value"] == again.history[-1]["value"] == trials[0]["value"]
+    by_act = {run.config["act"]: run for run in others}
+    assert (by_act["nan"].summary["state"], by_act["nan"].exit_code) == ("pruned", 0)
+    assert (by_act["fails"].summary["state"], by_act["fails"].exit_code) == ("failed", 1)
+    assert "it broke: 1 of 2" in by_act["fails"].summary["reason"]
+
+
+def test_trackers_on_this_machine_ask_nothing_of_any_other(tracked: Cli) -> None:
+    heard = (tracked.folder / "wiretap" / "heard").read_text().splitlines()
+    assert heard, "W&B has a process of its own on this machine"
+    assert [told for told in heard if "127.0.0.1" not in told and "/" not in told] == []
+
+
+def test_studies_of_one_name_and_space_share_no_run(
+    tracked: Cli, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked.folder / 'mlflow.db'}")
+    for folder in ("here", "there"):
+        tune(own_trainers.curve, trials=1, slots=1, trackers=["mlflow"], studies_dir=tmp_path / folder)
+    runs = mlflow_runs(tracked.folder, "toy", monkeypatch)
+    assert [run.info.run_name for run in runs] == ["trial-0000", "trial-0000"]
+    assert [len(run.curve) for run in runs] == [4, 4]
 
 
 def read(folder: Path) -> Any:
