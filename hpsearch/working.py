@@ -28,7 +28,7 @@ from hpsearch.tracking import Both, Tracking, require_trackers
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
-    from hpsearch.storage.records import Owner
+    from hpsearch.storage.records import Owner, StudyRecord
 
 SHORT_S = 60.0
 """A study that is over sooner is forecast from its baseline alone: more would take as long as the study."""
@@ -187,7 +187,6 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
     say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
     if not isinstance(checked, CheckedModel):
         return  # Only its own runs tell what a trainer of one's own costs.
-    from hpsearch.search.earlier import kept
     from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
     from hpsearch.search.priors import clamped
@@ -204,9 +203,8 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
     if isinstance(sampler, FeasibleSampler) and sampler.law and not study.resumed:
         for told in clamped(study.space, sampler.law):
             say(told)
-    for earlier in kept(study.record):
-        for told in earlier.sentences(study.record):
-            say(told)
+    for told in started_from(record):
+        say(told)
     left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
     if left <= 0:
         return
@@ -219,6 +217,13 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
     say(cost(noted, left))
+
+
+def started_from(record: StudyRecord) -> list[str]:
+    """What a person is told of the studies that `--from` named: what of them is used, and how."""
+    from hpsearch.search.earlier import kept
+
+    return [told for earlier in kept(record) for told in earlier.sentences(record)]
 
 
 def cost(noted: Mapping[str, Any], left: int) -> str:
@@ -280,5 +285,6 @@ def write_results(study: Study, *, ended: bool) -> tuple[StudyView, list[str]]:
     if seen.best is not None:
         (study.folder / "best.yaml").write_text(best_config_yaml(seen, seen.best), encoding="utf-8")
     if ended:
-        write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge)
+        told = started_from(seen.study)
+        write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge, earlier=told)
     return seen, at_edge

@@ -180,6 +180,7 @@ def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:
     from hpsearch.report.view import axes
     from hpsearch.space.edges import edges
     from hpsearch.space.load import parse_space
+    from hpsearch.working import started_from
 
     folder = studies_dir / view.study.folder
     if not view.study.finished_reason or view.best is None or not folder.is_dir():
@@ -188,5 +189,5 @@ def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:
 
     (folder / "best.yaml").write_text(best_config_yaml(view, view.best), encoding="utf-8")
     space = parse_space(view.study.space_text, f"study {view.study.name}")
-    at_edge = edges(space, view.best.params)
-    write_report(view, load_optuna(url, view.study.name), axes(space), folder / "report.html", edges=at_edge)
+    at_edge, told = edges(space, view.best.params), started_from(view.study)
+    write_report(view, load_optuna(url, view.study.name), axes(space), folder / "report.html", edges=at_edge, earlier=told)

@@ -61,6 +61,7 @@ def report(
     from hpsearch.report.view import axes
     from hpsearch.space.edges import edges
     from hpsearch.space.load import parse_space
+    from hpsearch.working import started_from
 
     if format != "html":
         if format not in FORMATS:
@@ -81,7 +82,7 @@ def report(
         say(f"{len(written)} figure{'s' if len(written) != 1 else ''} of '{view.study.name}' in {where}")
         return
     at_edge = edges(space, view.best.params) if view.best else []
-    write_report(view, optuna_study, axes(space), where, edges=at_edge)
+    write_report(view, optuna_study, axes(space), where, edges=at_edge, earlier=started_from(view.study))
     say(f"the report of '{view.study.name}' is in {where}")
 
 

@@ -44,15 +44,17 @@ def write_report(
     path: Path,
     *,
     edges: Sequence[str] = (),
+    earlier: Sequence[str] = (),
     chosen: TrialRecord | None = None,
 ) -> None:
     """Write the page of a study to `path`, whole or not at all.
 
     study: Optuna's side of it, for the importances; without it they are left open. searched: in the order of the space.
-    edges: what is to be said of values at the edge of what was searched. chosen: the trial that is taken; by default the best.
+    edges: what is to be said of values at the edge of what was searched. earlier: what is to be said of the studies that this
+    one started from. chosen: the trial that is taken; by default the best.
     Raises BadInput when `path` cannot be written.
     """
-    page = render_report(view, study, searched, edges=edges, chosen=chosen)
+    page = render_report(view, study, searched, edges=edges, earlier=earlier, chosen=chosen)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
@@ -75,6 +77,7 @@ def render_report(
     searched: Mapping[str, Scale],
     *,
     edges: Sequence[str] = (),
+    earlier: Sequence[str] = (),
     chosen: TrialRecord | None = None,
 ) -> str:
     """The page as text."""
@@ -92,6 +95,7 @@ def render_report(
         states=[(state.value, view.counts[state]) for state in TrialState if view.counts[state]],
         ended=_ended(view),
         edges=edges,
+        earlier=earlier,
         verdict=view.verdict,
         verdict_rows=[row_of(view.verdict, each) for each in view.verdict.confirmed] if view.verdict else [],
         forecast=view.study.extras.get("forecast", {}),
@@ -103,6 +107,7 @@ def render_report(
         failures=failures(view),
         samples=_samples(view),
         command=command(view),
+        started_from=started_from(view),
         missing={name: figure["layout"]["annotations"][0]["text"] for name, figure in drawn.items() if not figure["data"]},
         rows=[(trial, ", ".join(in_few_words(trial, view.baseline, limit=5))) for trial in view.trials],
         policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -213,7 +218,14 @@ def command(view: StudyView) -> str:
             f"hpsearch.tune({study.data['function']}, {options['space']!r}, study={study.name!r}, trials={study.trials_target})"
         )
     options |= study.data if study.own else {}
-    return " ".join(["hpsearch run", *(f"--{name} {shlex.quote(str(value))}" for name, value in options.items())])
+    words = [*options.items(), *(("from", label) for label, _ in started_from(view))]
+    return " ".join(["hpsearch run", *(f"--{name} {shlex.quote(str(value))}" for name, value in words)])
+
+
+def started_from(view: StudyView) -> list[tuple[str, dict[str, Any]]]:
+    """The earlier studies, as `--from` names them, and what the record keeps of each."""
+    kept = view.study.extras.get("earlier", [])
+    return [(f"{each['storage']}#{each['study']}" if each["storage"] else each["study"], each) for each in kept]
 
 
 def _ended(view: StudyView) -> str:

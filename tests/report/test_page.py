@@ -121,6 +121,18 @@ def test_the_page_says_what_came_out_and_how_to_get_it_again(page: Page, view: S
     assert "diverged: the loss is not finite" in words or "its slot was killed" in words, "what failed"
 
 
+def test_a_study_that_started_from_others_names_them(view: StudyView, searched: dict[str, Scale]) -> None:
+    here = {"study": "lm", "storage": "", "trials": [{}, {}], "digest": "d1"}
+    elsewhere = {"study": "old", "storage": "sqlite:///old/hpsearch.db", "trials": [{}], "digest": "<d2>"}
+    warm = replace(view, study=replace(view.study, extras={"earlier": [here, elsewhere]}))
+    page = Page(render_report(warm, None, searched, earlier=["from lm: 2 of 3 trials inform the sampler, by <rank>"]))
+    assert ("li", "From lm: 2 of 3 trials inform the sampler, by <rank>.") in page.texts
+    words = " ".join(" ".join(data.split()) for _, data in page.texts)
+    assert "lm: 2 trials, digest d1" in words
+    assert "sqlite:///old/hpsearch.db#old: 1 trial, digest <d2>" in words
+    assert "--from lm --from 'sqlite:///old/hpsearch.db#old'" in words, "the command that runs it again"
+
+
 def test_differences_from_the_baseline_are_marked(text: str) -> None:
     differing = re.findall(r'<tr class="differs"><td><code>(\w+)</code> ≠', text)
     assert {"learning_rate", "num_layers"} <= set(differing)
