@@ -36,6 +36,8 @@ NOTES = 40
 CURVES = 40
 """Trials in the dashboard's figure of learning curves; it has one of its own with all of them."""
 POINTS = 1_500
+TALL = 440
+"""Pixels of a figure; the dashboard cuts off what is much higher."""
 SAMPLE = 400
 """Characters of a sample in a note."""
 SHOWN = "hpsearch:shown"
@@ -169,15 +171,26 @@ def _figures(view: StudyView, study: optuna.Study, searched: Mapping[str, Scale]
     """Those that the dashboard does not have, or has less of; small however large the study."""
     at_work = [trial for trial in view.trials if not trial.state.ended]
     kept = {trial.number for trial in [*view.ranked[: CURVES // 2], *at_work, *view.trials[-CURVES // 2 :]][: 2 * CURVES]} | {0}
-    few = replace(view, trials=[trial for trial in view.trials if trial.number in kept])
+    few = replace(
+        view,
+        trials=[trial for trial in view.trials if trial.number in kept],
+        decisions=[each for each in view.decisions if each.trial_number in kept],
+    )
     drawn = {
         "compute-to-quality": quality(view),
         "learning-curves": figures.learning_curves(few, points=POINTS, words=False),
         "importances": importances(view, importance_of(study, searched)),
         "rate-against-size": rate_against_size(view),
     }
+    if len(few.trials) < len(view.trials):
+        drawn["learning-curves"].update_layout(
+            title_text=f"{len(few.trials)} of {len(view.trials):,} trials: the best, the newest"
+        )
     for figure in drawn.values():
-        figure.update_layout(template=None, paper_bgcolor="rgba(255,255,255,0.94)", plot_bgcolor="white", title_font_size=14)
+        # White in its dark theme too, which has no colours of its own for a figure that has some.
+        figure.update_layout(template=None, paper_bgcolor="white", plot_bgcolor="white", title_font_size=14)
+        figure.update_layout(height=min(figure.layout.height, TALL), margin={"l": 64, "r": 24, "t": 64, "b": 76})
+        figure.update_xaxes(automargin=True).update_yaxes(automargin=True)
     return {name: figure for name, figure in drawn.items() if figure.data}
 
 

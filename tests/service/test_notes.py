@@ -75,6 +75,9 @@ def test_notes_figures_and_files_are_shown_and_written_once(toys: Toys) -> None:
         figures = {each["id"]: json.loads(each["graph_object"]) for each in told["plotly_graph_objects"]}
         assert {"hpsearch-compute-to-quality", "hpsearch-learning-curves"} <= set(figures)
         assert all(figure["data"] for figure in figures.values())
+        for figure in figures.values():
+            assert figure["layout"]["yaxis"]["automargin"], "no label is cut off"
+            assert figure["layout"]["height"] <= 440
         files = {each["filename"]: each["artifact_id"] for each in told["artifacts"]}
         assert set(files) == {"best.yaml", "report.html"}
         with urlopen(f"{address}/artifacts/1/{files['report.html']}") as answer:
