@@ -139,6 +139,10 @@ class MLflow:
 class WandB:
     """Runs of a project with the study's name, offline unless WANDB_MODE says otherwise: below `wandb` in its folder."""
 
+    @staticmethod
+    def mode() -> Any:
+        return os.environ.get("WANDB_MODE", "offline")
+
     def __init__(self, folder: Path) -> None:
         self._wandb: Any = importlib.import_module("wandb")
         self._folder = folder
@@ -152,7 +156,7 @@ class WandB:
             resume="allow",
             config=dict(trial.config),
             dir=str(self._folder),
-            mode=os.environ.get("WANDB_MODE", "offline"),
+            mode=self.mode(),
             reinit="create_new",
             # The machine's load would be the coordinator's, and cloud hosts would be asked who they are.
             settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True),
@@ -181,18 +185,24 @@ TRACKERS: dict[str, tuple[str, Callable[[Path], Tracker]]] = {
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raises BadInput for a tracker that there is not, and for one whose library is not installed."""
+    """Raises BadInput for a tracker that there is not, whose library is not installed, or that would ask for a key."""
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     for name in names:
         if name not in TRACKERS:
             raise BadInput(f"--tracker {name}: use {', '.join(TRACKERS)}{did_you_mean(name, TRACKERS)}")
         try:
-            importlib.import_module(TRACKERS[name][0])
+            library: Any = importlib.import_module(TRACKERS[name][0])
         except ImportError as error:
             raise BadInput(
                 f"--tracker {name} needs the library {TRACKERS[name][0]} ({error}): pip install 'hpsearch[{name}]'"
             ) from None
+        # Here, as it would ask for one in the middle of the live view.
+        if name == "wandb" and WandB.mode() in ("online", "shared") and not library.login(prompt=False):
+            raise BadInput(
+                f"--tracker wandb: WANDB_MODE={WandB.mode()} needs a key: `wandb login`, or WANDB_API_KEY; "
+                "without WANDB_MODE runs are kept on this machine"
+            )
 
 
 class Tracking:
@@ -270,7 +280,7 @@ class Tracking:
     def _safely(self, trackers: dict[str, Tracker], name: str, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:  # each library has its own
+        except BaseException as error:  # Each library has its own, and some exit; this thread hears no Ctrl-C.
             trackers.pop(name, None)
             text = " ".join(str(error).split())[:400]
             self._say(f"--tracker {name} failed and is left alone from here on: {type(error).__name__}: {text}")

@@ -202,6 +202,18 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_wandb_online_without_a_key_is_refused_and_asks_nothing(
+    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(BadInput, match="WANDB_MODE=online needs a key: `wandb login`, or WANDB_API_KEY"):
+        tune(own_trainers.curve, trackers=["wandb"], studies_dir=tmp_path / "studies")
+    assert not (tmp_path / "studies").exists()
+
+
 def test_an_unknown_tracker_is_refused(tune: Tune) -> None:
     with pytest.raises(BadInput, match=r"--tracker tensorbord: use tensorboard, mlflow, wandb; did you mean 'tensorboard'"):
         tune(own_trainers.curve, trackers=["tensorbord"])
