@@ -29,8 +29,22 @@ parameters:
   act: {choices: [clean, nan, fails], prior: clean}
 """
 PROGRAM = Path(own_trainers.__file__).with_name("own_program.py")
-LINE = f"{sys.executable} {PROGRAM} --lr {{lr}} --act {{act}} --folder {{folder}} --resume {{resume}} --pause 0.1"
-WORDS = ("run", "--space", "acts.yaml", "--sampler", "grid", "--slots", "1", "--command", LINE)
+LINE = f"{sys.executable} {PROGRAM} --lr {{lr}} --act {{act}} --folder {{folder}} --resume {{resume}} --pause 0.1 --until "
+WORDS = (
+    "run",
+    "--space",
+    "acts.yaml",
+    "--sampler",
+    "grid",
+    "--slots",
+    "1",
+    "--trials",
+    "3",
+    "--tracker",
+    "mlflow",
+    "--tracker",
+    "wandb",
+)
 WIRETAP = """\
 import pathlib, sys
 
@@ -55,11 +69,13 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
     kept = {name: value for name, value in environment.items() if not name.startswith(signs)}
     paths = [str(folder / "wiretap"), *filter(None, [environment.get("PYTHONPATH")])]
     cli = Cli(folder, kept | {"HOME": str(folder), "PYTHONPATH": os.pathsep.join(paths)})
-    words = (*WORDS, "--trials", "3", "--tracker", "mlflow", "--tracker", "wandb")
+    words = (*WORDS, "--command", f"{LINE}{folder / 'go'}")
     process = cli.start(*words)
     assert process.stderr is not None
     assert any("rung 4/8" in line for line in process.stderr), "the first trial is at work"
+    wait_for(lambda: any(folder.glob("studies/0001-acts/wandb/offline-run-*/run-*.wandb")), process)
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does: the trackers' own processes hear it too.
+    (folder / "go").touch()
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     wait_for(lambda: not _left(process.pid), seconds=10)  # Nothing outlives the study.

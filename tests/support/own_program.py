@@ -1,6 +1,7 @@
 """A program of one's own, for tests of `--command`. It needs nothing but Python.
 
 python own_program.py --lr X [--momentum X] [--folder DIR] [--resume FILE] [--seed N] [--act WORD] [--pause SECONDS]
+                      [--until FILE]
 """
 
 import argparse
@@ -21,6 +22,7 @@ options.add_argument("--resume", type=Path)
 options.add_argument("--seed", type=int, default=0)
 options.add_argument("--act", default="")
 options.add_argument("--pause", type=float, default=0.0)
+options.add_argument("--until", type=Path, help="the fifth step waits for this file")
 given = options.parse_args()
 
 start = int(given.resume.read_text()) if given.resume else 0
@@ -36,6 +38,8 @@ if given.act == "silent":
     time.sleep(1000)
 for step in range(start + 1, 9):
     time.sleep(given.pause)
+    while given.until and step == 5 and not given.until.exists():
+        time.sleep(0.02)
     value = math.log10(given.lr) ** 2 + 1 / step + 0.001 * given.seed
     if given.act == "nan" and step == 4:
         value = math.nan
