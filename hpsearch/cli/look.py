@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 SPARK = 10
 """Characters of a curve in a table."""
-NARROW = 80
-"""Columns of a terminal below which the table of trials leaves out what matters least."""
+NARROW = 100
+"""Columns of a terminal below which the table of trials leaves out what matters least, so that the reason is whole."""
 
 
 def load_view(storage: str | None, studies_dir: Path, study: str | None, *, curves: bool = True) -> StudyView:
