@@ -15,6 +15,7 @@ from hpsearch.errors import BadInput, StorageUnreachable, StudyGone
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
 from hpsearch.search import outcomes
 from hpsearch.search.auto import evidence
+from hpsearch.search.fronts import no_dearer
 from hpsearch.search.gain import IN_A_ROW, not_worth_it
 from hpsearch.search.judging import Judge
 from hpsearch.search.ledger import Ledger
@@ -87,6 +88,8 @@ class Coordinator:
         self._aside: dict[int, TrialRecord] = {}
         """Trials that the scheduler has paused."""
         self._best: TrialRecord | None = None
+        self._front: list[tuple[float, ...]] = []
+        """What no other complete trial is as good as, in all objectives; with one of them, the best value."""
         self._paused = 0
         """Trials that were left for a later coordinator."""
         self._stopping = ""
@@ -443,11 +446,12 @@ class Coordinator:
 
     def _count(self, record: TrialRecord) -> None:
         """Remember the best complete trial, of equal ones the first, and what the study has cost."""
-        best = math.inf if self._best is None or self._best.value is None else self._best.value
-        candidate = record.state is TrialState.COMPLETE and record.feasible and record.value is not None
-        better = candidate and record.value < best  # type: ignore[operator]
-        if better:
-            self._best = record
+        values = record.values if record.state is TrialState.COMPLETE and record.feasible else None
+        better = values is not None and math.isfinite(sum(values)) and not any(no_dearer(each, values) for each in self._front)
+        if values is not None and better:
+            self._front = [*(each for each in self._front if not no_dearer(values, each)), values]
+            if self._best is None or self._best.values is None or values[0] < self._best.values[0]:
+                self._best = record
         self._spent.add(record, better=better)
 
     # After a crash

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
+from operator import le
 
 import pytest
 from toy_spaces import SPACE
@@ -172,6 +173,24 @@ def test_with_several_objectives_only_the_scheduler_sets_trials_aside(toys: Toys
     seen = trials(study)
     assert {trial.state for trial in seen} == {TrialState.COMPLETE, TrialState.PRUNED}
     assert all(len(trial.values or ()) == 2 for trial in seen if trial.state is TrialState.COMPLETE)
+
+
+def test_patience_waits_for_the_whole_front_of_several_objectives(toys: Toys) -> None:
+    text = SPACE.replace("data:", "objective: [val_bpb, num_parameters]\ndata:").replace("[16, 24]", "[16, 24, 48]")
+    limits = Limits(patience=4)
+    study, ended = toys.run(60, slots=1, text=text, trainer="sized_curve", sampler="random", limits=limits)
+    assert "no better trial among the last 4" in ended
+    found = [trial.values for trial in sorted(trials(study), key=lambda trial: trial.ended_at or 0.0) if trial.values]
+    better = [not any(all(map(le, other, values)) for other in found[:number]) for number, values in enumerate(found)]
+    lower = [all(values[0] < other[0] for other in found[:number]) for number, values in enumerate(found)]
+    assert in_a_row(better) == [4]
+    assert len(in_a_row(lower)) > 0, "the first objective alone would not have ended it earlier"
+    assert in_a_row(lower) != [4]
+
+
+def in_a_row(better: list[bool]) -> list[int]:
+    """Lengths of the stretches of 4 or more without a better trial."""
+    return [length for found, group in itertools.groupby(better) if not found and (length := len(list(group))) >= 4]
 
 
 def test_a_run_too_short_for_equal_rungs_is_whole_at_its_end(toys: Toys) -> None:
