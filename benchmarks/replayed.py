@@ -33,6 +33,7 @@ from hpsearch.config import DataConfig, TrialConfig
 from hpsearch.space.canonical import to_yaml
 from hpsearch.training.events import EvalPoint, TrainResult
 
+EVALUATIONS = 8
 REPLAYED = [system for system in SYSTEMS if system != "ray"]
 """Ray's workers take longer to start than such a search."""
 
@@ -77,7 +78,8 @@ def main() -> None:
     options = parser.parse_args()
     with options.table.open(encoding="utf-8") as lines:
         document = YAML(typ="safe", pure=True).load(json.loads(next(lines))["space"])
-    document["budget"]["flops"] = options.share * float(document["budget"]["flops"])
+    # Fewer evaluations than the table's: a peer may ask for a configuration whose budget pays for fewer steps.
+    document["budget"] |= {"flops": options.share * float(document["budget"]["flops"]), "evaluations": EVALUATIONS}
     with (
         tempfile.TemporaryDirectory() as folder,
         options.out.open("a", encoding="utf-8") as out,

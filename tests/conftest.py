@@ -18,6 +18,9 @@ from cli import Cli
 from ray_nodes import RayNodes, ray_nodes_of
 from servers import NoServer, Server, start_mariadb, start_postgresql
 
+# Several workers share few cores: a second thread of each would wait for the first, and burn the others' time meanwhile.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell's background job ignores Ctrl-C, and so would every command that is started and interrupted here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -86,11 +86,15 @@ def version(connection: Connection) -> str | None:
 
 
 def create(database: Database) -> None:
-    """Make our tables where there are none. Safe from many processes at once."""
+    """Make our tables where there are none, or wait for the process that is making them. Safe from many at once."""
+    found = database.read(version)
+    # MySQL commits each table: it may show another process's migration half done.
+    if found == REVISION or (found is not None and database.engine.dialect.name not in ("mysql", "mariadb")):
+        return
     with setup_lock(database):
-        if database.engine.dialect.name == "sqlite":
-            _use_wal(database)
         if database.read(version) is None:
+            if database.engine.dialect.name == "sqlite":
+                _use_wal(database)
             _migrate(database)
 
 

@@ -73,7 +73,7 @@ class Store:
             raise BadInput(f"no study yet in {masked(parsed)}; start one with `hpsearch run`")
         database = Database(make_engine(url))
         try:
-            if create and database.read(schema.version) is None:
+            if create:
                 schema.create(database)
             schema.verify(database)
         except BaseException:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -88,6 +89,22 @@ def test_sixteen_processes_set_up_one_fresh_database(storage_url: str, start_pyt
     rows = [line.split() for line in output.splitlines()]
     assert len({tuple(row[:3]) for row in rows}) == 1
     assert sorted(int(row[3]) for row in rows) == list(range(16))
+
+
+@pytest.mark.parametrize("storage_url", ["mysql"], indirect=True)
+def test_a_schema_that_another_process_is_making_is_waited_for(storage_url: str) -> None:
+    """MySQL commits each table, so that a migration is seen half done."""
+    Store.open(storage_url, create=True).close()
+    database = Database(make_engine(storage_url))
+    with ThreadPoolExecutor(1) as pool:
+        with schema.setup_lock(database):
+            stamp(storage_url, "0001")
+            opening = pool.submit(lambda: Store.open(storage_url, create=True).close())
+            with pytest.raises(TimeoutError):
+                opening.result(timeout=1.0)
+            stamp(storage_url, REVISION)
+        opening.result(timeout=60)
+    database.engine.dispose()
 
 
 def test_the_migrations_make_exactly_the_tables_and_do_not_see_optunas(storage_url: str, store: Store) -> None:

@@ -21,10 +21,12 @@ class Cli:
     folder: Path
     environment: dict[str, str]
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    before: tuple[str, ...] = ()
+    """Words in front of the command."""
 
     def run(self, *words: str, timeout: float = 300, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *words],
+            [*self.before, *COMMAND, *words],
             cwd=self.folder,
             env=self.environment | changes,
             capture_output=True,
@@ -45,7 +47,7 @@ class Cli:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """The command in a process group of its own."""
         process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*self.before, *COMMAND, *words],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -70,6 +72,11 @@ class Cli:
     def having(self, **changes: str) -> Cli:
         """The same with changes in the environment."""
         return replace(self, environment=self.environment | changes)
+
+    def on_one_core(self) -> Cli:
+        """The same, seeing one core: its one slot has one thread. Two that wait for one another burn a busy machine's time."""
+        allowed = sorted(os.sched_getaffinity(0))
+        return replace(self, before=("taskset", "-c", str(allowed[os.getpid() % len(allowed)])))
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
