@@ -10,6 +10,7 @@ from collections.abc import Callable
 import optuna
 import psutil
 from cli import Cli
+from databases import on
 from invariants import count, rows
 from waiting import wait_for
 
@@ -37,6 +38,7 @@ def require_clean_stop(cli: Cli, url: str, delete: Callable[[], object]) -> None
     assert "`hpsearch delete --study slow` removes what is left of it" in again.stderr
 
 
+@on("any_storage_url", "sqlite", "postgresql")
 def test_fault_14_a_study_deleted_through_optunas_interface_stops_cleanly(any_storage_url: str, slow: Cli) -> None:
     optunas = parse_url(any_storage_url).render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from cli import Cli
+from databases import on
 from invariants import assert_nothing_lost, count, rows
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -47,6 +48,7 @@ def cross(connection: Connection) -> None:
         pass  # this one was chosen to end
 
 
+@on("any_storage_url", "sqlite", "mysql")
 def test_fault_07_locks_and_deadlocks_are_invisible(any_storage_url: str, slow: Cli) -> None:
     url = any_storage_url
     cli = slow.using(url)

@@ -14,7 +14,10 @@ from waiting import wait_for
 RESTARTS = 20
 
 
-@pytest.fixture(scope="module", params=[start_postgresql, start_mariadb], ids=["postgresql", "mysql"])
+SERVERS = [start_postgresql, pytest.param(start_mariadb, marks=pytest.mark.soak)]
+
+
+@pytest.fixture(scope="module", params=SERVERS, ids=["postgresql", "mysql"])
 def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that only these tests use, and may stop."""
     server: Server = request.param()
@@ -61,12 +64,6 @@ def test_fault_05_training_goes_on_while_the_database_is_away(own_server: Server
     run_through(own_server, url, slow.using(url), away_s=8, trials=6)
 
 
-@pytest.mark.parametrize(
-    "own_server",
-    [start_postgresql, pytest.param(start_mariadb, marks=pytest.mark.soak)],
-    ids=["postgresql", "mysql"],
-    indirect=True,
-)
 def test_what_an_outage_kept_from_being_stored_survives_the_coordinator(own_server: Server, url: str, slow: Cli) -> None:
     """Trials evaluate and checkpoint while the database is away; the coordinator that knows of it is killed then."""
     cli = slow.using(url)
