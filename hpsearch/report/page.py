@@ -107,7 +107,7 @@ def render_report(
         failures=failures(view),
         samples=_samples(view),
         command=command(view),
-        started_from=started_from(view),
+        sources=sources(view),
         missing={name: figure["layout"]["annotations"][0]["text"] for name, figure in drawn.items() if not figure["data"]},
         rows=[(trial, ", ".join(in_few_words(trial, view.baseline, limit=5))) for trial in view.trials],
         policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -218,11 +218,11 @@ def command(view: StudyView) -> str:
             f"hpsearch.tune({study.data['function']}, {options['space']!r}, study={study.name!r}, trials={study.trials_target})"
         )
     options |= study.data if study.own else {}
-    words = [*options.items(), *(("from", label) for label, _ in started_from(view))]
+    words = [*options.items(), *(("from", label) for label, _ in sources(view))]
     return " ".join(["hpsearch run", *(f"--{name} {shlex.quote(str(value))}" for name, value in words)])
 
 
-def started_from(view: StudyView) -> list[tuple[str, dict[str, Any]]]:
+def sources(view: StudyView) -> list[tuple[str, dict[str, Any]]]:
     """The earlier studies, as `--from` names them, and what the record keeps of each."""
     kept = view.study.extras.get("earlier", [])
     return [(f"{each['storage']}#{each['study']}" if each["storage"] else each["study"], each) for each in kept]
