@@ -4,8 +4,9 @@
     python benchmarks/search_report.py replayed.jsonl --plot replayed.png
 
 The searches are those of benchmarks/search.py, over the space of the table (benchmarks/make_table.py), with as many training
-FLOPs each; a trial has the curve of the nearest configuration in the table (benchmarks/replay.py). --share 0.5 and 0.25 search
-with that part of the table's budget a trial. The same command goes on after an interruption.
+FLOPs each; a trial has the curve that the table's curves near it make likely (benchmarks/replay.py). What scaling laws are
+known for has them as priors, as in benchmarks/search.yaml; with --own-priors those that the table's space states. --share 0.5 or
+0.25 search with that part of the table's budget a trial. The same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from search import SYSTEMS, Job, left, search, tell
 
 from hpsearch.cli.options import cache_dir
 from hpsearch.config import DataConfig, TrialConfig
+from hpsearch.space.auto import NEEDS
 from hpsearch.space.canonical import to_yaml
 from hpsearch.training.events import EvalPoint, TrainResult
 
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--total", type=float, default=16.0, help="compute of one search, in whole trials")
     parser.add_argument("--share", type=float, default=1.0, help="part of the table's budget that a trial has")
     parser.add_argument("--systems", nargs="+", default=REPLAYED, choices=REPLAYED)
+    parser.add_argument("--own-priors", action="store_true")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="searches at a time")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--cache", type=Path, default=cache_dir())
@@ -80,6 +83,9 @@ def main() -> None:
         document = YAML(typ="safe", pure=True).load(json.loads(next(lines))["space"])
     # Fewer evaluations than the table's: a peer may ask for a configuration whose budget pays for fewer steps.
     document["budget"] |= {"flops": options.share * float(document["budget"]["flops"]), "evaluations": EVALUATIONS}
+    for name, declared in document["parameters"].items():
+        if name in NEEDS and isinstance(declared, dict) and not options.own_priors:
+            declared["prior"] = "auto"
     with (
         tempfile.TemporaryDirectory() as folder,
         options.out.open("a", encoding="utf-8") as out,

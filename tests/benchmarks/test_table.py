@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -163,12 +165,31 @@ def test_a_replayed_trial_can_be_paused_and_goes_on(folder: Path, replay: Module
     assert result.outcome is Outcome.COMPLETE
 
 
-def test_the_nearest_row_answers_for_what_is_between(folder: Path, replay: ModuleType, tmp_path: Path) -> None:
-    run = next(run for run in lines(folder / "table.jsonl")[1:] if run["share"] == 1.0)
-    near = task(folder, run, tmp_path / "near")
+def test_near_a_row_the_curve_is_near_the_rows(folder: Path, replay: ModuleType, tmp_path: Path) -> None:
+    first, last = (run for run in lines(folder / "table.jsonl")[1:] if run["share"] == 1.0)
+    near = task(folder, first, tmp_path / "near")
     moved = replace(near, config=near.config | {"learning_rate": near.config["learning_rate"] * 1.01})
-    events, _ = finish(replay, moved)
-    assert values(events) == run["curve"]
+    curve = values(finish(replay, moved)[0])
+    assert curve != first["curve"]
+    assert curve == pytest.approx(first["curve"], abs=0.05 * abs(first["curve"][-1] - last["curve"][-1]))
+
+
+def test_the_table_tells_what_it_was_not_shown(replay: ModuleType, tmp_path: Path) -> None:
+    """Of the real table, a tenth is held out: the ends that are made up for it are far nearer to the measured ones than the
+    nearest row's."""
+    header, *runs = lines(FOLDER / "table.jsonl")
+    held_out = {run["row"]: run for run in runs if run["row"] % 10 == 0 and run["share"] == 1.0}
+    kept = [header, *(run for run in runs if run["row"] not in held_out)]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+    table = replay.read_table(tmp_path / "table.jsonl")
+    errors, steps = [], []
+    for run in held_out.values():
+        ours = table.run(run["proposal"], 1e10)["curve"][-1]
+        here_P = [scale(run["proposal"][name]) for name, scale in table.scales.items()]
+        nearest = min(range(len(table.places_RP)), key=lambda row: math.dist(here_P, table.places_RP[row]))
+        errors.append(abs(ours - run["curve"][-1]))
+        steps.append(abs(table.runs[1.0][nearest]["curve"][-1] - run["curve"][-1]))
+    assert statistics.median(errors) < 0.4 * statistics.median(steps)
 
 
 def test_a_run_that_diverged_diverges_again(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -187,7 +208,7 @@ def test_a_run_that_diverged_diverges_again(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_searches_are_replayed_from_the_table_and_those_that_are_done_are_not_done_again(folder: Path, tmp_path: Path) -> None:
-    """All that they find are ends of the table's runs, and each spends what it has, but for its last evaluation."""
+    """What they find is about what the table's runs end with, and each spends what it has, but for its last evaluation."""
     command = [sys.executable, str(FOLDER / "replayed.py"), "--table", str(folder / "table.jsonl"), "--workers", "1"]
     command += ["--total", "3", "--cache", str(folder / "cache"), "--out", str(tmp_path / "replayed.jsonl"), "--systems"]
     for systems in (["optuna"], ["optuna", "auto+halving"]):
@@ -195,9 +216,9 @@ def test_searches_are_replayed_from_the_table_and_those_that_are_done_are_not_do
         assert done.returncode == 0, done.stderr
     rows = lines(tmp_path / "replayed.jsonl")
     assert [row["system"] for row in rows] == ["optuna", "auto+halving"]
-    ends = {run["curve"][-1] for run in lines(folder / "table.jsonl")[1:]}
+    ends = [run["curve"][-1] for run in lines(folder / "table.jsonl")[1:] if run["share"] == 1.0]
     for row in rows:
         found = {value for _, rung, _, value in row["points"] if rung == row["rungs"]}
         assert found
-        assert found <= ends
+        assert min(ends) - 0.5 < min(found) <= max(found) < max(ends) + 0.5
         assert 3.0 <= row["spent"] / row["trial_flops"] < 3.3

@@ -207,8 +207,8 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, path: Path, width: int, scheme: Literal["light", "dark"]) -> Iterator[Tab]:
-    """The page with all figures that a reader sees drawn; nothing may go wrong, and nothing be asked of any host."""
+def opened(browser: Browser, path: Path, figures: int, width: int, scheme: Literal["light", "dark"]) -> Iterator[Tab]:
+    """The page with all `figures` that a reader sees drawn; nothing may go wrong, and nothing be asked of any host."""
     complaints: list[str] = []
     requests: list[str] = []
     tab = browser.new_page(viewport={"width": width, "height": 20_000}, color_scheme=scheme)
@@ -216,8 +216,9 @@ def opened(browser: Browser, path: Path, width: int, scheme: Literal["light", "d
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.on("request", lambda request: requests.append(request.url))
     tab.goto(path.as_uri())
-    visible = tab.locator(".plot:visible")
-    for index in range(visible.count()):
+    visible = tab.locator(".plot:visible")  # Without height before it is drawn, by a library that unpacks in the background.
+    expect(visible).to_have_count(figures, timeout=90_000)
+    for index in range(figures):
         visible.nth(index).locator(".main-svg").first.wait_for(timeout=90_000)
     yield tab
     tab.close()
@@ -227,8 +228,7 @@ def opened(browser: Browser, path: Path, width: int, scheme: Literal["light", "d
 
 def test_a_browser_draws_every_figure_in_either_colour_scheme(text: str, browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    with opened(browser, tmp_path / "report.html", 420, "dark") as tab:
-        assert tab.locator(".plot:visible").count() == 23
+    with opened(browser, tmp_path / "report.html", 23, 420, "dark") as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") == 420, "nothing is wider than the window"
         title = tab.locator(".plot .xtitle").first
         assert title.evaluate("node => getComputedStyle(node).fill") == "rgb(228, 230, 234)"
@@ -240,8 +240,8 @@ def test_a_browser_draws_every_figure_in_either_colour_scheme(text: str, browser
 
 @pytest.mark.parametrize("width", [420, 1400])
 def test_a_thousand_trials_are_drawn_too(large: Path, browser: Browser, width: int) -> None:
-    with opened(browser, large, width, "light") as tab:
-        assert tab.locator(".plot:visible").count() == 22, "importances need Optuna's study"
+    without_importances = 22  # Those need Optuna's study.
+    with opened(browser, large, without_importances, width, "light") as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") == width
         curves = tab.locator("[data-figure=curves] .scatterlayer .js-line")
         assert curves.count() >= 4
