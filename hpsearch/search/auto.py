@@ -22,6 +22,7 @@ from optuna import Study, samplers
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpsearch.search.encoding import Encoding
 from hpsearch.space.auto import Law
 from hpsearch.space.baseline import prior_value
 from hpsearch.space.parameters import Choices, Confidence, Range, Searched, Setting
@@ -87,6 +88,7 @@ class AutoSampler(samplers.BaseSampler):
         self._space, self._seed, self._law, self._final_value = space, seed, law, final_value
         self._knowledge = knowledge
         self._distributions = space.distributions()
+        self._encoding = Encoding(space)
         given = [parameter.confidence for parameter in space.searched if parameter.confidence is not None]
         self._wide = statistics.mean(WIDE[each] for each in given) if given and priors else 1.0
         self._conditional = any(parameter.when for parameter in space.searched)
@@ -170,29 +172,18 @@ class AutoSampler(samplers.BaseSampler):
         gaussian = len(study.directions) == 1 and len(seen) <= GP_LIMIT and self._draws == 1
         for name in ("gp", "tpe") if gaussian else ("tpe",):
             derived = optuna.create_study(directions=study.directions, sampler=samplers.RandomSampler(seed=0))
-            derived.add_trials([self._filled(each) for each in _fewer(seen)] if name == "gp" else seen)
+            derived.add_trials([self._encoding.encoded(each) for each in _fewer(seen)] if name == "gp" else seen)
             asked = derived._storage.get_trial(derived.ask()._trial_id)
             model = self._model(name)
             known = model.infer_relative_search_space(derived, asked)
             drawn = model.sample_relative(derived, asked, known)
+            if name == "gp":
+                drawn = self._encoding.decoded(drawn)
             proposal = self._space.propose(functools.partial(self._from, drawn))
             if all(proposal != other.params for other in seen):
                 self.source = name
                 return proposal
         return None
-
-    def _filled(self, trial: FrozenTrial) -> FrozenTrial:
-        """With the middle for the parameters that it does not have: a Gaussian process knows no conditions."""
-        rest = {each.name: each.middle for each in self._space.searched if each.name not in trial.params}
-        if not rest:
-            return trial
-        return create_trial(
-            state=trial.state,
-            values=trial.values,
-            params={**trial.params, **rest},
-            distributions=self._distributions,
-            constraints=trial.constraints or None,
-        )
 
     def _from(self, drawn: Mapping[str, Any], parameter: Searched, settings: Mapping[str, Any]) -> Setting:
         return drawn[parameter.name] if parameter.name in drawn else parameter.draw(self._random)

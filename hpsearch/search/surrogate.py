@@ -59,14 +59,17 @@ def winsorised(values: Sequence[float]) -> F64:
 
 
 def _place(parameter: Searched, params: Mapping[str, Any]) -> list[float]:
-    """Where a value is in the unit cube: a range by its scale, a choice as one of several, in the middle what is not there."""
+    """Where a value is in the unit cube: a range by its scale, a choice by its rank among numbers or else as one of several,
+    in the middle what is not there."""
+    absent = parameter.name not in params
+    value = params.get(parameter.name)
     if isinstance(parameter, Choices):
-        if parameter.name not in params:
-            return [1 / len(parameter.choices)] * len(parameter.choices)
-        return [float(params[parameter.name] == choice) for choice in parameter.choices]
-    if parameter.name not in params:
+        if parameter.ordered is not None:
+            return [0.5 if absent else parameter.ordered.index(value) / max(1, len(parameter.ordered) - 1)]
+        return [1 / len(parameter.choices) if absent else float(value == choice) for choice in parameter.choices]
+    if absent:
         return [0.5]
-    low, high, value = float(parameter.low), float(parameter.high), float(params[parameter.name])
+    low, high, at = float(parameter.low), float(parameter.high), float(params[parameter.name])
     if parameter.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return [(value - low) / (high - low) if high > low else 0.5]
+        low, high, at = math.log(low), math.log(high), math.log(at)
+    return [(at - low) / (high - low) if high > low else 0.5]

@@ -182,6 +182,12 @@ class Choices(_Parameter):
         numbers = [each for each in self.choices if isinstance(each, int | float) and each > 0]
         return min(numbers, key=lambda each: abs(math.log(each / value))) if numbers else self.middle
 
+    @functools.cached_property
+    def ordered(self) -> tuple[int | float, ...] | None:
+        """The choices from the smallest to the largest where all are numbers, so that nearness means something; else None."""
+        numbers = [each for each in self.choices if isinstance(each, int | float) and not isinstance(each, bool)]
+        return tuple(sorted(numbers)) if len(numbers) == len(self.choices) else None
+
     @property
     def middle(self) -> Setting:
         return self.choices[(len(self.choices) - 1) // 2]
