@@ -58,13 +58,17 @@ TRIES = 20
 
 
 def median_final(trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float | None:
-    """The last reported value and the median of what the complete trials gained from there on."""
+    """The last reported value times the median of what the complete trials came to from there, in proportion: a high loss falls
+    by more until the end than a low one does. Where a value is not above 0, plus the median of what they gained."""
     if not trial.intermediate_values:
         return None
     step = max(trial.intermediate_values)
     value = trial.intermediate_values[step]
-    gains = [other.values[0] - other.intermediate_values[step] for other in complete if step in other.intermediate_values]
-    final = value + (statistics.median(gains) if gains else 0.0)
+    ends = [(other.intermediate_values[step], other.values[0]) for other in complete if step in other.intermediate_values]
+    if ends and min(value, *(min(pair) for pair in ends)) > 0:
+        final = value * statistics.median(end / there for there, end in ends)
+    else:
+        final = value + (statistics.median(end - there for there, end in ends) if ends else 0.0)
     return final if math.isfinite(final) else None
 
 

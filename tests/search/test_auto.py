@@ -220,8 +220,8 @@ def test_the_signal_of_unfinished_trials_is_not_lost() -> None:
         ]
     )
     seen = evidence(study, study.ask())
-    # From rung 2 the three gained 1, 0.5 and 1, from rung 1 2, 2.5 and 3.
-    assert [trial.value for trial in seen] == [2.0, 2.5, 3.0, 4.0, 3.0, 3.0, 2.0, None]
+    # From rung 2 the three came to 2/3, 5/6 and 3/4 of their value there, from rung 1 to a half.
+    assert [trial.value for trial in seen] == [2.0, 2.5, 3.0, 3.75, 3.0, 3.0, 2.25, None]
     assert [trial.state.name for trial in seen] == ["COMPLETE"] * 7 + ["RUNNING"]
 
 
@@ -233,6 +233,12 @@ def test_a_trial_that_broke_a_constraint_counts_as_broken_whatever_the_others_la
     seen = evidence(study, study.ask())
     assert [trial.value for trial in seen] == [2.0, 2.0]
     assert [trial.constraints["broken"] > 0 for trial in seen] == [False, True]
+
+
+def test_a_value_that_may_be_below_0_has_no_proportion() -> None:
+    complete = [ended(TrialState.COMPLETE, value, {1: value + 1.0, 2: value}) for value in (-0.5, 0.5, 2.0)]
+    assert median_final(ended(TrialState.PRUNED, None, {1: 3.0}), complete) == 2.0
+    assert median_final(ended(TrialState.PRUNED, None, {1: -0.5}), complete[1:]) == -1.5
 
 
 def test_without_complete_trials_nothing_is_known_of_a_final_value() -> None:
