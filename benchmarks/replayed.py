@@ -5,8 +5,8 @@
 
 The searches are those of benchmarks/search.py, over the space of the table (benchmarks/make_table.py), with as many training
 FLOPs each; a trial has the curve that the table's curves near it make likely (benchmarks/replay.py). What scaling laws are
-known for has them as priors, as in benchmarks/search.yaml; with --own-priors those that the table's space states. --share 0.5 or
-0.25 search with that part of the table's budget a trial. The same command goes on after an interruption.
+known for has them as priors, as in benchmarks/search.yaml; with --own-priors those that the table's space states. --share 0.5
+searches with that part of the table's budget a trial. The same command goes on after an interruption.
 """
 
 from __future__ import annotations

@@ -20,10 +20,15 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    shared: Annotated[
+        str | None,
+        typer.Option("--shared", metavar="URL", help="Delete the copies too that a run with this option left there."),
+    ] = None,
 ) -> None:
     """Delete a study with all its files, after a question."""
     from optuna import load_study
 
+    from hpsearch.execution.mirror import Mirror
     from hpsearch.search.study import LEASE_S
     from hpsearch.service.notes import forget_files
     from hpsearch.storage.engine import optuna_storage
@@ -38,7 +43,10 @@ def delete(
         if not typer.confirm(f"delete study '{study}' with its {len(store.trials(record.id))} trials and {folder}?"):
             print("nothing was deleted", file=sys.stderr)
             return
+    mirror = Mirror(shared) if shared else None
     store.acquire(record.id, this_process(), LEASE_S)  # Refused while a coordinator works on it.
+    if mirror:
+        mirror.remove(record.folder)  # First: it may be out of reach, and then the study still has its name.
     theirs = optuna_storage(storage_url(storage, studies_dir))
     with contextlib.suppress(KeyError):  # Optuna's dashboard may have deleted its part already.
         forget_files(load_study(study_name=study, storage=theirs), studies_dir)

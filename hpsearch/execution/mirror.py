@@ -19,8 +19,10 @@ class Mirror:
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
+        try:
+            import fsspec
+        except ImportError:
+            raise BadInput(f"--shared {url}: fsspec is missing; run: pip install 'hpsearch[ray]'") from None
         self.url = url
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
@@ -82,6 +84,18 @@ class Mirror:
                 del self._copied[name]
         except Exception as error:
             raise OSError(line(error)) from error
+
+    def remove(self, study: str) -> None:
+        """Delete the copies of all trials in the study's folder of this name. Raises StoppedForNow when it cannot be done."""
+        remote = f"{self._root}/{study}"
+        try:
+            self._files.invalidate_cache()
+            if self._files.exists(remote):
+                self._files.rm(remote, recursive=True)
+        except Exception as error:
+            raise StoppedForNow(
+                f"--shared {self.url}: cannot be emptied ({line(error)}); run the same command again"
+            ) from error
 
     def holds(self, name: str) -> bool:
         """Whether a file of the open folder, by its path in it, was copied, or what is in such a folder."""

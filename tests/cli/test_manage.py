@@ -31,6 +31,19 @@ def test_a_deleted_study_leaves_neither_rows_nor_files(own: Cli) -> None:
     assert again.returncode == 2
 
 
+def test_copies_of_a_deleted_study_are_deleted_too(own: Cli, tmp_path: Path) -> None:
+    """Those of another study in the same place stay; a place that cannot be had is said before anything is deleted."""
+    for name in ("0001-tiny", "0002-other"):
+        (tmp_path / "copies" / name / "trials" / "0000").mkdir(parents=True)
+        (tmp_path / "copies" / name / "trials" / "0000" / "step-1").write_text("weights")
+    refused = own.run("delete", "--study", "tiny", "--yes", "--shared", "nosuch://copies")
+    assert (refused.returncode, "--shared nosuch://copies" in refused.stderr) == (2, True), refused.stderr
+    assert own.json("status")
+    own.ok("delete", "--study", "tiny", "--yes", "--shared", f"file://{tmp_path}/copies")
+    assert [path.name for path in (tmp_path / "copies").iterdir()] == ["0002-other"]
+    assert (tmp_path / "copies" / "0002-other" / "trials" / "0000" / "step-1").exists()
+
+
 def test_what_the_dashboard_left_of_a_study_can_be_deleted(own: Cli) -> None:
     storage = f"sqlite:///{own.folder / 'studies' / 'hpsearch.db'}"
     optuna.delete_study(study_name="tiny", storage=storage)
