@@ -16,7 +16,8 @@ import typer
 
 import hpsearch.cli
 from hpsearch import errors
-from hpsearch.config import HYPERPARAMETERS, DataConfig, Hyperparameter
+from hpsearch.config import HYPERPARAMETERS, DataConfig
+from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.space.schema import space_schema
 from hpsearch.storage import records, tables

@@ -24,9 +24,13 @@ from collections.abc import Iterable
 
 
 class HpsearchError(Exception):
-    """Base of every error that is shown to users as one line, without a traceback."""
+    """Base of every error that is shown to users as one line, without a traceback: what would break the line, such as a line
+    feed in a name that is quoted, is shown as it is written in Python."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(each if each.isprintable() else repr(each)[1:-1] for each in message))
 
 
 class BadInput(HpsearchError):

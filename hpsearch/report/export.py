@@ -20,8 +20,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node
 
-from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, Hyperparameter, TrialConfig, canonical
+from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, TrialConfig, canonical
 from hpsearch.errors import BadInput, ConfigError, SpaceError, did_you_mean
+from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.report.own import again
 from hpsearch.report.verdict import comment_lines
 from hpsearch.report.view import StudyView, amount, finite, short

@@ -6,8 +6,8 @@ import math
 from decimal import Decimal
 from typing import Literal
 
-from hpsearch.config import Hyperparameter
 from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.space.auto import NEEDS
 from hpsearch.space.expressions import Expression, ExpressionError, Kind, parse_expression
 from hpsearch.space.names import OWN, Names

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hpsearch.config import Hyperparameter
+from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.space import SearchSpace
 

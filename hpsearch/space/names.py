@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpsearch.config import ALIASES, HYPERPARAMETERS, Hyperparameter, TrialConfig, canonical_name
+from hpsearch.config import ALIASES, HYPERPARAMETERS, TrialConfig, canonical_name
 from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.space import values
 from hpsearch.space.expressions import ExpressionError, Kind, Value, parse_expression
 from hpsearch.space.source import Mapping as MappingNode

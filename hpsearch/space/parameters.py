@@ -10,7 +10,7 @@ from decimal import Decimal
 from random import Random
 from typing import Any, Literal, get_args
 
-from hpsearch.config import Hyperparameter
+from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.space.expressions import Expression, Value
 from hpsearch.space.source import Place
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from hpsearch.config import HYPERPARAMETERS, DataConfig, Hyperparameter, TokenizerKind
+from hpsearch.config import HYPERPARAMETERS, DataConfig, TokenizerKind
+from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.space.auto import NEEDS
 from hpsearch.space.budget import BUDGET_KINDS, MAX_EVALUATIONS, WHOLE_KINDS

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from hpsearch.config import HYPERPARAMETERS, Hyperparameter
+from hpsearch.config import HYPERPARAMETERS
+from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.space.expressions import UnknownValue, Value
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpsearch.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
-    from hpsearch.config import Hyperparameter
+    from hpsearch.hyperparameter import Hyperparameter
 
 
 class TrialState(enum.StrEnum):

@@ -363,7 +363,7 @@ def refusal(path: Path, content: bytes) -> str:
         return ""
     assert refused.exit_code == 2
     line = str(refused)
-    assert "\n" not in line
+    assert line.splitlines() == [line]
     assert PLACE.search(line), line
     return line
 
@@ -402,6 +402,8 @@ HOSTILE = {
     "100,000 lists in one another": ENTRY + "require: " + "[" * 100_000,
     "100,000 mappings in one another": ENTRY + "require: " + "{a: " * 100_000,
     "100,000 lists as a block": ENTRY + "require:\n  " + "- " * 100_000 + "x",
+    "a key that is a line feed": f'{ENTRY}? "\\n"\n: 1\n',
+    "a name of a choice that is several lines": 'parameters:\n  optimizer: {choices: ["adamw\\u2028\\x85", "\\f"]}\n',
     "a key that is a list": ENTRY + "? " + "[" * 5_000,
     "a million digits": f"parameters:\n  d_model: {'9' * 900_000}\n",
     "a long file": "#" * 20_000_000,

@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from hpsearch.config import HYPERPARAMETERS, Hyperparameter
+from hpsearch.config import HYPERPARAMETERS
 from hpsearch.errors import BadInput, SpaceError
+from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.space import canonical
 from hpsearch.space.auto import NEEDS
 from hpsearch.space.find import bundled_spaces
