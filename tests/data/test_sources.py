@@ -116,7 +116,7 @@ def test_a_damaged_index_is_made_again(write: Write, tmp_path: Path) -> None:
         ("nowhere/at/all.txt", "no such file or folder; the folder 'nowhere' does not exist"),
         ("shakespeare.txt/x", "no such file or folder; give the path of a text file or of a folder of them"),
         ("qqq", "no such file or folder; give the path of a text file or of a folder of them"),
-        ("books/nul\0.txt", "books/nul\0.txt: cannot be read"),
+        ("books/nul\0.txt", r"books/nul\x00.txt: cannot be read"),
         ("empty.txt", "the file is empty; give a file with text"),
         ("bare", "no text in this folder"),
         ("hollow", "every text file in this folder is empty"),
