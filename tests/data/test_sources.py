@@ -134,7 +134,8 @@ def test_a_text_that_cannot_be_used_is_refused_in_one_line_with_a_remedy(
     with pytest.raises(DataError) as caught:
         find_text(word, tmp_path / "cache")
     assert sentence in str(caught.value)
-    assert str(caught.value).startswith(f"{word}: ")
+    shown = word.replace("\0", r"\x00")
+    assert str(caught.value).startswith(f"{shown}: ")
     assert "\n" not in str(caught.value)
 
 
