@@ -183,7 +183,7 @@ class Coordinator:
         """The trial that gets the next free slot; None when there is none."""
         if self._waiting:
             return self._waiting.popleft()
-        while (release := self._judge.promote()) is not None:
+        while (release := self._judge.promote(last=self._nothing_left())) is not None:
             record = self._aside.pop(release.number, None)
             running = self._active.get(release.number)
             if record is not None or running is not None:

@@ -44,8 +44,8 @@ class Judge:
             return GO_ON  # It has cost all that it can; the scheduler learns from it.
         return Verdict("prune", pruned, self._study.record.pruner) if pruned else verdict
 
-    def promote(self) -> Release | None:
-        return self.scheduler.promote() if self.scheduler else None
+    def promote(self, *, last: bool) -> Release | None:
+        return self.scheduler.promote(last=last) if self.scheduler else None
 
     def drain(self) -> list[Release]:
         return self.scheduler.drain() if self.scheduler else []

@@ -26,7 +26,7 @@ SPACING = 2
 a second look there is cheaper than letting a third of the trials run on to the whole (measured: docs/method.md)."""
 
 BASELINE = 0
-"""The trial that always runs whole: the others are judged against it."""
+"""The trial that runs whole in the end, however it stands: people want to know what the search has gained."""
 
 LEAST_CHANCE = 0.05
 """A trial with less chance than this to beat the best may be stopped by its curve."""
@@ -98,8 +98,8 @@ class Scheduler(Protocol):
     def ended(self, number: int) -> None:
         """The trial is complete, pruned or failed. What it reached still counts at its rungs."""
 
-    def promote(self) -> Release | None:
-        """The trial that deserves a free slot before a new one starts; it is running from now on."""
+    def promote(self, *, last: bool = False) -> Release | None:
+        """The trial that deserves a free slot before a new one starts; it is running from now on. last: no new one will."""
 
     def drain(self) -> list[Release]:
         """End all trials that are set aside: no new trial will come, nothing runs, and `promote` gives nothing."""
@@ -117,23 +117,15 @@ class Halving:
 
     Decisions fall at `rungs`. There a trial goes on at once when it is among the best 1/reduction of all that have reached the
     rung so far, and is set aside otherwise; as more arrive, whoever has come to be among the best part is promoted, from the
-    highest rung first. Of equal values the lower number is better.
+    highest rung first. At the first rung that is nobody before `reduction` trials have reached it: what comes first is no
+    better for it. At the later ones, and when no new trial will come, it is at least the best. Of equal values the lower
+    number is better.
 
-    evaluations: rungs of a whole run. minimum: trials that must have reached a rung before one is set aside there; those before
-    run on. whole: trials that always run on.
+    evaluations: rungs of a whole run. whole: trials that go on in the end, when no new one will come.
     """
 
-    def __init__(
-        self,
-        evaluations: int,
-        *,
-        reduction: int = REDUCTION,
-        minimum: int | None = None,
-        whole: Iterable[int] = (BASELINE,),
-    ) -> None:
+    def __init__(self, evaluations: int, *, reduction: int = REDUCTION, whole: Iterable[int] = (BASELINE,)) -> None:
         self._evaluations, self._reduction = evaluations, reduction
-        # With fewer than `reduction` trials the best part would be empty.
-        self._minimum = max(reduction, minimum or 0)
         self._whole = frozenset(whole)
         self.rungs = decision_rungs(evaluations)
         self._values: dict[int, dict[int, tuple[float, ...]]] = {rung: {} for rung in self.rungs}
@@ -168,13 +160,18 @@ class Halving:
     def ended(self, number: int) -> None:
         self._paused.pop(number, None)
 
-    def promote(self) -> Release | None:
+    def promote(self, *, last: bool = False) -> Release | None:
         for rung in reversed(self.rungs):
-            top = self._top(rung)
-            for number in top:  # best first
+            for number in self._top(rung, last):  # best first
                 if self._paused.get(number) == rung:
+                    standing = self._standing(number, rung, last)
                     self._pass(number, rung)
-                    return Release(number, rung, f"promoted: {self._standing(number, rung)}")
+                    return Release(number, rung, f"promoted: {standing}")
+        for number in sorted(self._whole & self._paused.keys()) if last else ():
+            rung = self._paused[number]
+            standing = self._standing(number, rung, last)
+            self._pass(number, rung)
+            return Release(number, rung, f"promoted: {standing}; this trial runs whole in the end")
         return None
 
     def drain(self) -> list[Release]:
@@ -210,27 +207,28 @@ class Halving:
         return last
 
     def _judge(self, number: int, rung: int) -> Verdict:
-        standing = self._standing(number, rung)
-        if number in self._whole:
-            return Verdict("continue", f"{standing}; this trial always runs whole", "halving")
-        reached = len(self._values[rung])
-        if reached < self._minimum:
-            return Verdict("continue", f"{standing}; nobody is set aside among fewer than {self._minimum}", "halving")
         action: Action = "continue" if number in self._top(rung) else "pause"
-        return Verdict(action, standing, "halving")
+        return Verdict(action, self._standing(number, rung), "halving")
 
     def _ranked(self, rung: int) -> Sequence[int]:
         """The trials that reached a rung, best first."""
         return ranked_by_fronts(self._values[rung])
 
-    def _top(self, rung: int) -> Sequence[int]:
-        return self._ranked(rung)[: len(self._values[rung]) // self._reduction]
+    def _top(self, rung: int, last: bool = False) -> Sequence[int]:
+        """The trials that go on, best first."""
+        least = 1 if last or rung != self.rungs[0] else 0
+        return self._ranked(rung)[: max(least, len(self._values[rung]) // self._reduction)]
 
-    def _standing(self, number: int, rung: int) -> str:
+    def _standing(self, number: int, rung: int, last: bool = False) -> str:
         """`3rd of 7 at rung 3 (25 % of the budget): 2.3140; the top 2 go on`."""
         ranked = self._ranked(rung)
-        top = len(self._top(rung))
-        goes = f"the top {top} go on" if top != 1 else "the top 1 goes on"
+        match len(self._top(rung, last)):
+            case 0:
+                goes = f"nobody goes on among fewer than {self._reduction}"
+            case 1:
+                goes = "the best goes on"
+            case top:
+                goes = f"the top {top} go on"
         rank = ordinal(ranked.index(number) + 1)
         return f"{rank} of {len(ranked)} at {place(rung, self._evaluations)}: {self._values[rung][number][0]:.4f}; {goes}"
 
@@ -294,8 +292,8 @@ class CurveStopper:
     def ended(self, number: int) -> None:
         self._inner.ended(number)
 
-    def promote(self) -> Release | None:
-        return self._inner.promote()
+    def promote(self, *, last: bool = False) -> Release | None:
+        return self._inner.promote(last=last)
 
     def drain(self) -> list[Release]:
         return self._inner.drain()

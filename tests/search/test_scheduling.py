@@ -49,7 +49,7 @@ class Simulated:
     def steps(self) -> bool:
         """Fill the slots and let one running trial be evaluated; False when the study is over."""
         while len(self.running) < self.slots:
-            if release := self.scheduler.promote():
+            if release := self.scheduler.promote(last=len(self.rung) == len(self.curves)):
                 assert release.number not in self.running
                 assert release.number not in self.ended
                 assert self.rung[release.number] == release.rung
@@ -159,32 +159,59 @@ def test_the_top_part_goes_on_at_once_and_the_others_are_set_aside() -> None:
     assert 6 in scheduler.paused
 
 
-def test_nobody_is_set_aside_among_too_few() -> None:
-    scheduler = Halving(RUNGS, minimum=4)
-    verdicts = [scheduler.observe(number, 3, float(number)) for number in range(1, 5)]
-    assert [verdict.action for verdict in verdicts] == ["continue"] * 3 + ["pause"]
-    assert "nobody is set aside among fewer than 4" in verdicts[0].reason
-
-
-def test_the_baseline_runs_whole_however_bad_it_is() -> None:
+def test_the_first_ones_are_set_aside_until_there_is_something_to_rank_them_by() -> None:
     scheduler = Halving(RUNGS)
-    for number in range(1, 10):
-        scheduler.observe(number, 3, float(number))
-    verdict = scheduler.observe(0, 3, 99.0)
-    assert verdict.action == "continue"
-    assert "always runs whole" in verdict.reason
+    verdicts = [scheduler.observe(number, 3, float(number)) for number in (0, 1)]
+    assert [verdict.action for verdict in verdicts] == ["pause", "pause"]
+    assert verdicts[0].reason.endswith("0.0000; nobody goes on among fewer than 3")
+    assert scheduler.promote() is None
+    assert scheduler.observe(2, 3, 2.0).reason.endswith("; the best goes on")
+    release = scheduler.promote()
+    assert release is not None
+    assert (release.number, release.reason) == (
+        0,
+        "promoted: 1st of 3 at rung 3 (25 % of the budget): 0.0000; the best goes on",
+    )
+    assert scheduler.promote() is None
 
 
-def test_which_trials_run_whole_is_a_parameter() -> None:
+def test_at_a_later_rung_the_best_so_far_goes_on() -> None:
+    scheduler = Halving(RUNGS)
+    actions = [scheduler.observe(number, 6, value).action for number, value in ((4, 2.0), (5, 2.1), (6, 1.9))]
+    assert actions == ["continue", "pause", "continue"]
+
+
+def test_when_no_new_trial_will_come_the_best_goes_on_and_then_the_baseline() -> None:
+    scheduler = Halving(RUNGS)
+    assert [scheduler.observe(number, 3, value).action for number, value in ((0, 9.0), (1, 2.0))] == ["pause", "pause"]
+    assert scheduler.promote() is None
+    best, baseline = scheduler.promote(last=True), scheduler.promote(last=True)
+    assert best is not None
+    assert baseline is not None
+    assert (best.number, baseline.number) == (1, 0)
+    assert baseline.reason.endswith("the best goes on; this trial runs whole in the end")
+    assert scheduler.observe(1, 6, 1.9).action == "continue"
+    assert scheduler.observe(0, 6, 8.0).action == "pause"
+    again = scheduler.promote(last=True)
+    assert again is not None
+    assert (again.number, again.rung) == (0, 6)
+    assert scheduler.promote(last=True) is None
+
+
+def test_which_trials_run_whole_in_the_end_is_a_parameter() -> None:
     scheduler = Halving(RUNGS, whole=(5,))
-    actions = [scheduler.observe(number, 3, float(number)).action for number in (1, 2, 3, 0, 5)]
-    assert actions == ["continue", "continue", "pause", "continue", "continue"]
+    for number in (1, 2, 0, 5):
+        scheduler.observe(number, 3, float(number % 5 + 1))
+    promoted = [release.number for _ in range(3) if (release := scheduler.promote(last=True))]
+    assert promoted == [5]
 
 
 def test_of_equal_values_the_earlier_trial_is_better() -> None:
     scheduler = Halving(RUNGS)
     actions = [scheduler.observe(number, 3, 2.0).action for number in (5, 4, 3, 2, 1)]
-    assert actions == ["continue"] * 5
+    assert actions == ["pause", "pause", "continue", "continue", "continue"]
+    scheduler.ended(4)
+    scheduler.ended(5)
     assert scheduler.observe(7, 3, 2.0).action == scheduler.observe(6, 3, 2.0).action == "pause"
     for number in range(8, 24):
         scheduler.observe(number, 3, 9.0)
@@ -226,6 +253,9 @@ def test_a_trial_that_others_turn_out_worse_than_is_promoted_with_its_reason() -
     for number, value in ((1, 2.0), (2, 2.1), (3, 2.2)):
         scheduler.observe(number, 3, value)
     assert scheduler.observe(4, 3, 2.05).action == "pause"
+    first = scheduler.promote()
+    assert first is not None
+    assert first.number == 1
     assert scheduler.promote() is None
     for number in (5, 6):
         scheduler.observe(number, 3, 2.5)
@@ -261,10 +291,9 @@ def test_an_ended_trial_is_never_promoted_and_still_counts() -> None:
     scheduler.ended(4)
     for number in range(5, 13):
         scheduler.observe(number, 3, 9.0)
-    promoted = scheduler.promote()
-    assert promoted is not None
-    assert promoted.number == 3
-    assert promoted.reason.startswith("promoted: 4th of 12 ")
+    promoted = [release for _ in range(4) if (release := scheduler.promote())]
+    assert [release.number for release in promoted] == [1, 2, 3]
+    assert promoted[-1].reason.startswith("promoted: 4th of 12 ")
 
 
 def test_what_is_left_at_the_end_is_drained_with_its_reason() -> None:
@@ -363,8 +392,10 @@ def test_a_curve_is_not_judged_before_three_trials_are_complete_nor_the_baseline
         for rung in range(1, 13):
             scheduler.observe(number, rung, 2.0 + rung**-0.5)
     assert all(scheduler.observe(3, rung, 9.0).decided_by != "curve" for rung in range(1, 13))
-    assert all(scheduler.observe(0, rung, 99.0).action == "continue" for rung in range(1, 13))
-    assert scheduler.observe(4, 1, 9.0).action == "continue"
+    for rung in range(1, 13):
+        scheduler.observe(4, rung, 2.0 + rung**-0.5)
+    assert "prune" not in [scheduler.observe(0, rung, 99.0).action for rung in range(1, 13)]
+    assert scheduler.observe(5, 1, 9.0).action == "continue"
 
 
 # State

@@ -68,7 +68,7 @@ def test_trials_that_were_set_aside_stay_so_when_the_study_is_interrupted(toys: 
     set_aside = toys.stop_when("SELECT 1 FROM hps_trials WHERE state = 'paused'")
     study, ended = toys.run(30, trainer="slow_curve", sampler="random", scheduler="halving", meanwhile=set_aside)
     assert ended == ""
-    aside = [trial.number for trial in trials(study) if trial.state is TrialState.PAUSED and "top" in trial.reason]
+    aside = [trial.number for trial in trials(study) if trial.state is TrialState.PAUSED and " at rung " in trial.reason]
     assert aside
     study, ended = toys.run(30, sampler="random", scheduler="halving")
     assert ended == "30 trials are done"
