@@ -213,10 +213,11 @@ def evidence(
     others = [each for each in study.get_trials(deepcopy=False) if each.number != left_out and each.params]
     constrained = any(each.constraints for each in others)
     earlier = knowledge.trials(others, {"broken": UNBROKEN} if constrained else None) if knowledge else []
-    if not earlier and not any(each.state is TrialState.COMPLETE for each in others):
+    found = estimated(others, len(study.directions), final_value, earlier)
+    if not earlier and not any(found):
         return []
     seen = list(earlier)
-    for other, values in zip(others, estimated(others, len(study.directions), final_value, earlier), strict=True):
+    for other, values in zip(others, found, strict=True):
         if values is None and other.state is not TrialState.RUNNING:
             continue
         # One number: trials that were not finished lack some constraints, and Optuna wants the same of all.
@@ -240,13 +241,34 @@ def estimated(
     earlier: Sequence[FrozenTrial] = (),
 ) -> list[Sequence[float] | None]:
     """What each trial came to, or would have; None where nobody can tell. earlier: complete trials that say what is bad
-    while none of `trials` is complete."""
+    while none of `trials` is complete.
+
+    With neither, what each of them had where all have been: of one objective that is enough to rank them.
+    """
     complete = [each for each in trials if each.state is TrialState.COMPLETE]
-    known = complete or earlier
+    known = [list(each.values) for each in complete or earlier]
+    if not known and objectives == 1:
+        reached = min((max(each.intermediate_values) for each in trials if each.intermediate_values), default=0)
+        final_value = functools.partial(_at, reached)
+        so_far = (final_value(each, ()) for each in trials if not _lost(each))
+        known = [[value] for value in so_far if value is not None]
     if not known:
         return [None] * len(trials)
-    worst = [max(each.values[index] for each in known) for index in range(objectives)]
+    worst = [max(values[index] for values in known) for index in range(objectives)]
     return [_values(each, complete, worst, final_value) for each in trials]
+
+
+def _at(rung: int, trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float | None:
+    """A trial's value at a rung, or at the last one before it."""
+    step = max((each for each in trial.intermediate_values if each <= rung), default=None)
+    value = math.inf if step is None else trial.intermediate_values[step]
+    return value if math.isfinite(value) else None
+
+
+def _lost(trial: FrozenTrial) -> bool:
+    """Whether it diverged or broke a constraint."""
+    diverged = str(trial.user_attrs.get("reason", "")).startswith(DIVERGED)
+    return diverged or any(value > 0 for value in trial.constraints.values())
 
 
 def _values(
@@ -257,9 +279,7 @@ def _values(
         return list(trial.values)
     if trial.state not in (TrialState.PRUNED, TrialState.RUNNING):
         return None
-    diverged = str(trial.user_attrs.get("reason", "")).startswith(DIVERGED)
-    lost = diverged or any(value > 0 for value in trial.constraints.values())
-    if len(worst) == 1 and not lost:
+    if len(worst) == 1 and not _lost(trial):
         final = final_value(trial, complete)
         if final is not None:
             return [final]

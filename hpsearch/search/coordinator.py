@@ -259,7 +259,7 @@ class Coordinator:
     def _gain_over(self) -> str:
         """Why no new trial is worth it by what is expected of it; asked once after each end."""
         limit, ended = self._limits.min_gain, self._spent.ended
-        if limit is None or ended == self._asked_at or ended < self._enough_before + IN_A_ROW:
+        if limit is None or self._best is None or ended == self._asked_at or ended < self._enough_before + IN_A_ROW:
             return ""
         self._asked_at = ended
         return not_worth_it(evidence(self._study.optuna, None), self._study.space, limit)

@@ -235,6 +235,22 @@ def test_a_trial_that_broke_a_constraint_counts_as_broken_whatever_the_others_la
     assert [trial.constraints["broken"] > 0 for trial in seen] == [False, True]
 
 
+def test_while_no_trial_is_complete_they_are_compared_where_all_have_been() -> None:
+    study = optuna.create_study()
+    study.add_trials(
+        [
+            ended(TrialState.RUNNING, None, {1: 5.0, 2: 4.0}),
+            ended(TrialState.RUNNING, None, {1: 4.5}),
+            ended(TrialState.PRUNED, None, {1: 9.0}, reason=f"{DIVERGED}: the loss is not finite"),
+            ended(TrialState.RUNNING, None, {}),
+        ]
+    )
+    assert [trial.value for trial in evidence(study, study.ask())] == [5.0, 4.5, 5.0, None]
+    study = optuna.create_study()
+    study.add_trials([ended(TrialState.RUNNING, None, {})])
+    assert evidence(study, study.ask()) == []
+
+
 def test_a_value_that_may_be_below_0_has_no_proportion() -> None:
     complete = [ended(TrialState.COMPLETE, value, {1: value + 1.0, 2: value}) for value in (-0.5, 0.5, 2.0)]
     assert median_final(ended(TrialState.PRUNED, None, {1: 3.0}), complete) == 2.0
