@@ -37,6 +37,10 @@ FinalValue = Callable[[FrozenTrial, Sequence[FrozenTrial]], float | None]
 DIVERGED = "diverged"
 """How the reason (user attribute `reason`) of a trial begins whose last value says nothing of what it would have come to."""
 
+SO_FAR = "hpsearch:so_far"
+"""System attribute of a trial of several objectives, for which Optuna takes no reports: `watched`, the index of the one that
+has a curve, the `curve` by rung, and of the `others`, by index, what they come to."""
+
 START_UP = 8
 """Trials that told something before a model proposes."""
 WIDE: dict[Confidence, float] = {"low": 0.5, "medium": 0.35, "high": 0.2}
@@ -137,7 +141,9 @@ class AutoSampler(samplers.BaseSampler):
         if self._knowledge and 0 < trial.number <= len(self._knowledge.first()):
             return "earlier"
         told = sum(  # Also by those that are paused, or in the middle of their training.
-            other.state in (TrialState.COMPLETE, TrialState.PRUNED) or bool(other.intermediate_values)
+            other.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            or bool(other.intermediate_values)
+            or SO_FAR in other.system_attrs
             for other in study.get_trials(deepcopy=False)
             if other.number != trial.number
         )
@@ -213,7 +219,8 @@ def evidence(
     others = [each for each in study.get_trials(deepcopy=False) if each.number != left_out and each.params]
     constrained = any(each.constraints for each in others)
     earlier = knowledge.trials(others, {"broken": UNBROKEN} if constrained else None) if knowledge else []
-    found = estimated(others, len(study.directions), final_value, earlier)
+    estimate = estimated if len(study.directions) == 1 else _estimated_in_all
+    found = estimate(others, len(study.directions), final_value, earlier)
     if not earlier and not any(found):
         return []
     seen = list(earlier)
@@ -256,6 +263,41 @@ def estimated(
         return [None] * len(trials)
     worst = [max(values[index] for values in known) for index in range(objectives)]
     return [_values(each, complete, worst, final_value) for each in trials]
+
+
+def _estimated_in_all(
+    trials: Sequence[FrozenTrial], objectives: int, final_value: FinalValue, earlier: Sequence[FrozenTrial]
+) -> list[Sequence[float] | None]:
+    """`estimated` for several objectives: the end of the one with a curve, beside what the others come to."""
+    told = [each.system_attrs.get(SO_FAR) for each in trials]
+    watched = next((each["watched"] for each in told if each), None)
+    if watched is None:
+        return estimated(trials, objectives, final_value, earlier)
+    ends = estimated([_watched(each, so_far, watched) for each, so_far in zip(trials, told, strict=True)], 1, final_value)
+    whole = [each.values for each in (*trials, *earlier) if each.state is TrialState.COMPLETE]
+    worst = {str(index): max(values[index] for values in whole) for index in range(objectives)} if whole else {}
+    found: list[Sequence[float] | None] = []
+    for trial, so_far, end in zip(trials, told, ends, strict=True):
+        if trial.state is TrialState.COMPLETE:
+            found.append(list(trial.values))
+            continue
+        known = worst | (so_far["others"] if so_far else {}) | ({str(watched): end[0]} if end else {})
+        least = so_far is not None or trial.state is TrialState.PRUNED
+        found.append([known[str(index)] for index in range(objectives)] if least and len(known) == objectives else None)
+    return found
+
+
+def _watched(trial: FrozenTrial, so_far: Mapping[str, Any] | None, index: int) -> FrozenTrial:
+    """The trial with its curve, as if the objective that has one were the only one."""
+    return create_trial(
+        state=trial.state,
+        value=trial.values[index] if trial.state is TrialState.COMPLETE else None,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values={int(rung): value for rung, value in so_far["curve"].items()} if so_far else {},
+        user_attrs=trial.user_attrs,
+        constraints=trial.constraints or None,
+    )
 
 
 def _at(rung: int, trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float | None:

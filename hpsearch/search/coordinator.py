@@ -20,11 +20,10 @@ from hpsearch.search.gain import IN_A_ROW, not_worth_it
 from hpsearch.search.judging import Judge
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.limits import Limits, Spent
-from hpsearch.search.scheduling import decision_rungs, make_scheduler
+from hpsearch.search.scheduling import make_scheduler
 from hpsearch.search.study import LEASE_S, Study
 from hpsearch.search.watcher import Watcher
 from hpsearch.space.canonical import to_yaml
-from hpsearch.space.parameters import Fixed
 from hpsearch.storage.records import AttemptRecord, DecisionRecord, Owner, RequestRecord, TrialRecord, TrialState
 from hpsearch.storage.transactions import storage_errors
 from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
@@ -76,9 +75,6 @@ class Coordinator:
         self._limits, self._step_limit_s = limits or Limits(), step_limit_s
         self._ledger = Ledger(study, owner)
         self._judge = Judge(study, self._ledger, make_scheduler(study.record.scheduler, study.record.budget.evaluations))
-        # Where the schedule is searched, some trials have no trunk to branch from, and ranks would mix the two.
-        branches = self._judge.scheduler is not None and isinstance(study.space.parameters.get("lr_schedule"), Fixed)
-        self._branch_rungs = decision_rungs(study.record.budget.evaluations) if branches else ()
         self._spent = Spent()
         self._active: dict[int, _Active] = {}
         self._inbox: deque[SlotMessage] = deque()
@@ -231,7 +227,7 @@ class Coordinator:
             threads=study.record.threads,
             objectives=study.record.objectives,
             micro_batches=record.micro_batches,
-            branch_rungs=self._branch_rungs,
+            branch_rungs=self._judge.branch_rungs(record.config),
             known_rungs=record.rung,  # What an outage kept from being stored died with the coordinator that knew it.
             step_limit_s=self._step_limit_s,
             own=study.workload.run(),
@@ -258,10 +254,11 @@ class Coordinator:
 
     def _gain_over(self) -> str:
         """Why no new trial is worth it by what is expected of it; asked once after each end."""
-        limit, ended = self._limits.min_gain, self._spent.ended
-        if limit is None or self._best is None or ended == self._asked_at or ended < self._enough_before + IN_A_ROW:
+        limit, spent = self._limits.min_gain, self._spent
+        asked_anew = spent.judged > self._asked_at and spent.ended >= self._enough_before + IN_A_ROW
+        if limit is None or self._best is None or not asked_anew:
             return ""
-        self._asked_at = ended
+        self._asked_at = spent.judged
         return not_worth_it(evidence(self._study.optuna, None), self._study.space, limit)
 
     def _look_at_requests(self) -> None:
@@ -368,6 +365,7 @@ class Coordinator:
         if record.number in self._judge.paused:
             self._leave(record, active.left("paused", record.reason))
             self._aside[record.number] = record
+            self._spent.set_aside(record.number)
             self._watcher.ended(record, self._best)
         elif self._stopping:
             self._pause(active, self._stopping)
@@ -461,13 +459,19 @@ class Coordinator:
         found = self._ledger.recover()
         self._judge.restore(found.points, found.decisions, found.ended, found.unfinished)
         self._enough_before = self._ledger.enough_before()
+        best_at = 0.0
         for record in found.ended:
             self._count(record)
+            if not self._spent.worse:
+                best_at = record.ended_at or 0.0
             if self._spent.ended == self._enough_before:
-                self._spent.since_best = 0
+                self._spent.worse.clear()
+        paused_at = {decision.trial_number: decision.at for decision in found.decisions if decision.action == "pause"}
         for record in found.unfinished:
             if record.number in self._judge.paused:
                 self._aside[record.number] = record
+                if paused_at.get(record.number, 0.0) > best_at:
+                    self._spent.set_aside(record.number)
             else:
                 self._waiting.append(record)
         requests = self._study.store.requests(self._study.record.id)

@@ -36,6 +36,14 @@ def ranked_by_fronts(measures: Mapping[int, tuple[float, ...]]) -> list[int]:
     return ranked
 
 
+def in_front(measures: Mapping[int, tuple[float, ...]]) -> int:
+    """How many of `ranked_by_fronts` belong to the first front: those that no other one is as good as in all; at least one."""
+    ranked, front = ranked_by_fronts(measures), 0
+    while front < len(ranked) and not any(no_dearer(measures[other], measures[ranked[front]]) for other in ranked[:front]):
+        front += 1
+    return front
+
+
 def no_dearer(one: tuple[float, ...] | None, other: tuple[float, ...]) -> bool:
     """Whether `one` is known and nowhere above `other`."""
     return one is not None and all(mine <= theirs for mine, theirs in zip(one, other, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container, Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -11,8 +12,9 @@ from optuna.trial import TrialState
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.outcomes import INFEASIBLE
 from hpsearch.search.proposals import broken
-from hpsearch.search.scheduling import GO_ON, Point, Release, Scheduler, Verdict
+from hpsearch.search.scheduling import GO_ON, Point, Release, Scheduler, Verdict, decision_rungs
 from hpsearch.search.study import Study
+from hpsearch.space.parameters import Fixed
 from hpsearch.storage.records import DecisionRecord, PointRecord, TrialRecord
 from hpsearch.training.events import EvalPoint
 
@@ -38,11 +40,27 @@ class Judge:
         seen = self._seen(record, point.rung, point.seconds, point.metrics)
         if seen is None:
             return GO_ON
-        pruned = self._pruned(record, point, seen.rung) if len(self._study.record.objectives) == 1 else ""
+        if len(self._study.record.objectives) == 1:
+            pruned = self._pruned(record, point, seen.rung)
+        else:
+            pruned = ""
+            self._remember(record, seen)
         verdict = self.scheduler.observe(*seen) if self.scheduler else GO_ON
         if whole:
             return GO_ON  # It has cost all that it can; the scheduler learns from it.
         return Verdict("prune", pruned, self._study.record.pruner) if pruned else verdict
+
+    def branch_rungs(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """A trial's own rungs at which it is decided about: there a WSD run is also measured after a decay."""
+        # Where the schedule is searched, some trials have no trunk to branch from, and ranks would mix the two.
+        if self.scheduler is None or not isinstance(self._study.space.parameters.get("lr_schedule"), Fixed):
+            return ()
+        evaluations, first = self._study.record.budget.evaluations, dict[int, int]()
+        for own in itertools.takewhile(lambda own: self.rung(config, own) < evaluations, itertools.count(1)):
+            for decided in decision_rungs(evaluations):
+                if decided <= self.rung(config, own):
+                    first.setdefault(decided, own)
+        return tuple(first.values())
 
     def promote(self, *, last: bool) -> Release | None:
         return self.scheduler.promote(last=last) if self.scheduler else None
@@ -86,6 +104,16 @@ class Judge:
         workload = self._study.workload
         costs = tuple(known[name] if name in known else workload.flops_per_token(record.config) for name in self._costs)
         return Point(record.number, self.rung(record.config, rung), value, metrics.get(f"branch_{self._watched}"), costs)
+
+    def _remember(self, record: TrialRecord, seen: Point) -> None:
+        """What the sampler would read in Optuna's reports, which are for one objective only."""
+        objectives, part = self._study.record.objectives, seen.rung / self._study.record.budget.evaluations
+        whole = {
+            name: value / part if name == "train_seconds" else value
+            for name, value in zip(self._costs, seen.costs, strict=True)
+        }
+        others = {str(objectives.index(name)): value for name, value in whole.items()}
+        self._ledger.remember(record, objectives.index(self._watched), seen.rung, seen.value, others)
 
     def rung(self, config: Mapping[str, Any], rung: int) -> int:
         """The study's rung of a trial's own."""

@@ -18,7 +18,8 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from hpsearch.errors import BadInput
-from hpsearch.search.samplers import suggest
+from hpsearch.search.auto import SO_FAR
+from hpsearch.search.samplers import PROPOSED_BY, suggest
 from hpsearch.search.study import Study
 from hpsearch.storage.records import (
     AttemptRecord,
@@ -96,6 +97,14 @@ class Ledger:
         trial_id = self._optuna_ids[record.number]
         self._study.storage.set_trial_intermediate_value(trial_id, rung, value)
         return self._study.storage.get_trial(trial_id)
+
+    def remember(self, record: TrialRecord, watched: int, rung: int, value: float, others: Mapping[str, float]) -> None:
+        """Leave an evaluation of several objectives where samplers find it."""
+        trial_id = self._optuna_ids[record.number]
+        so_far = self._study.storage.get_trial_system_attrs(trial_id).get(SO_FAR, {"curve": {}})
+        curve = {**so_far["curve"], str(rung): value}
+        told: dict[str, Any] = {"watched": watched, "curve": curve, "others": dict(others)}
+        self._study.storage.set_trial_system_attr(trial_id, SO_FAR, told)
 
     def end(self, record: TrialRecord, attempt: AttemptRecord | None = None) -> None:
         """The trial is over: stored first, told second, tidied last."""
@@ -242,7 +251,3 @@ class Ledger:
             return str(Path(path).relative_to(self._study.folder))
         except ValueError:
             return os.path.abspath(path)  # noqa: PTH100 - a save_dir outside the study's folder
-
-
-PROPOSED_BY = "hpsearch:proposed_by"
-"""System attribute of Optuna's trial in which a sampler says which part of it made the proposal."""

@@ -23,25 +23,39 @@ class Spent:
     """While at least one trial ran, in earlier runs of the study."""
     ended: int = 0
     """Trials."""
-    since_best: int = 0
-    """Trials that ended, complete or pruned, since the best one."""
+    judged: int = 0
+    """Times that a trial ended or was set aside."""
+    found: bool = False
+    """Whether any trial was the best."""
+    worse: set[int] = field(default_factory=set)
+    """Trials that ended, complete or pruned, or were set aside since the best one."""
     began: float = field(default_factory=time.monotonic)
 
     def add(self, record: TrialRecord, *, better: bool) -> None:
         """A trial ended."""
         self.ended += 1
+        self.judged += 1
         self.flops += record.flops
         self.seconds += record.seconds
-        if record.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            self.since_best = 0 if better else self.since_best + 1
+        if better:
+            self.found = True
+            self.worse.clear()
+        elif record.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            self.worse.add(record.number)
+
+    def set_aside(self, number: int) -> None:
+        """A trial was set aside: it may come back, but is no better for now. While there is no best, nothing is."""
+        self.judged += 1
+        if self.found:
+            self.worse.add(number)
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a person is ready to spend; infinite where nothing was said.
 
-    patience: trials that end one after another without a better one before no new one starts. min_gain: the least expected
-    improvement for which one does.
+    patience: trials that end or are set aside one after another without a better one before no new one starts. min_gain: the
+    least expected improvement for which one does.
     """
 
     timeout_s: float = math.inf
@@ -65,6 +79,6 @@ class Limits:
 
     def patience_over(self, spent: Spent) -> str:
         """Why no new trial is worth it; empty while one is."""
-        if spent.since_best >= self.patience:
-            return f"no better trial among the last {spent.since_best} (--patience {self.patience:.0f})"
+        if len(spent.worse) >= self.patience:
+            return f"no better trial among the last {len(spent.worse)} (--patience {self.patience:.0f})"
         return ""

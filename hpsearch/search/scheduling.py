@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.search.curves import LEAST_POINTS, Curve, chance_to_beat, predict
-from hpsearch.search.fronts import no_dearer, ranked_by_fronts
+from hpsearch.search.fronts import in_front, no_dearer, ranked_by_fronts
 from hpsearch.search.pruning import STARTUP_TRIALS, first_rung
 
 REDUCTION = 3
@@ -118,8 +118,8 @@ class Halving:
     Decisions fall at `rungs`. There a trial goes on at once when it is among the best 1/reduction of all that have reached the
     rung so far, and is set aside otherwise; as more arrive, whoever has come to be among the best part is promoted, from the
     highest rung first. At the first rung that is nobody before `reduction` trials have reached it: what comes first is no
-    better for it. At the later ones, and when no new trial will come, it is at least the best. Of equal values the lower
-    number is better.
+    better for it. At the later ones, and when no new trial will come, it is at least the best, or with costs all that no other
+    one is as good as. Of equal values the lower number is better.
 
     evaluations: rungs of a whole run. whole: trials that go on in the end, when no new one will come.
     """
@@ -216,8 +216,9 @@ class Halving:
 
     def _top(self, rung: int, last: bool = False) -> Sequence[int]:
         """The trials that go on, best first."""
-        least = 1 if last or rung != self.rungs[0] else 0
-        return self._ranked(rung)[: max(least, len(self._values[rung]) // self._reduction)]
+        values = self._values[rung]
+        least = in_front(values) if last or rung != self.rungs[0] else 0
+        return self._ranked(rung)[: max(least, len(values) // self._reduction)]
 
     def _standing(self, number: int, rung: int, last: bool = False) -> str:
         """`3rd of 7 at rung 3 (25 % of the budget): 2.3140; the top 2 go on`."""

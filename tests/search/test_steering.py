@@ -8,10 +8,12 @@ from collections import Counter
 from operator import le
 
 import pytest
+from optuna.trial import FrozenTrial
 from toy_spaces import SPACE
 from toys import Toys
 
 from hpsearch.errors import BadInput
+from hpsearch.search.auto import SO_FAR, evidence
 from hpsearch.search.coordinator import Coordinator
 from hpsearch.search.judging import Judge
 from hpsearch.search.ledger import Ledger
@@ -186,6 +188,78 @@ def test_patience_waits_for_the_whole_front_of_several_objectives(toys: Toys) ->
     assert in_a_row(better) == [4]
     assert len(in_a_row(lower)) > 0, "the first objective alone would not have ended it earlier"
     assert in_a_row(lower) != [4]
+
+
+def test_patience_counts_trials_that_are_set_aside(toys: Toys) -> None:
+    limits = Limits(patience=4)
+    study, ended = toys.run(60, slots=1, scheduler="halving_only", sampler="random", limits=limits)
+    assert "no better trial among the last" in ended
+    done = len(trials(study))
+    assert done < 30, "most are set aside, and end when the study does"
+    require_ended(study, done)
+
+
+def test_patience_counts_what_was_set_aside_before_an_interruption(toys: Toys) -> None:
+    three_aside = (
+        "SELECT 1 FROM hps_decisions WHERE action = 'pause' AND at > "
+        "(SELECT max(ended_at) FROM hps_trials WHERE state = 'complete') "
+        "GROUP BY action HAVING count(DISTINCT trial_number) >= 3"
+    )
+    study, ended = toys.run(
+        60,
+        slots=1,
+        trainer="slow_curve",
+        scheduler="halving_only",
+        sampler="random",
+        meanwhile=toys.stop_when(three_aside),
+    )
+    assert ended == ""
+    before = len(trials(study))
+    study, ended = toys.run(60, slots=1, scheduler="halving_only", sampler="random", limits=Limits(patience=3))
+    assert "no better trial among the last" in ended
+    assert len(trials(study)) <= before + 1
+    require_ended(study, len(trials(study)))
+
+
+def test_with_several_objectives_a_model_reads_what_was_set_aside(toys: Toys) -> None:
+    text = SPACE.replace("data:", "objective: [val_bpb, num_parameters]\ndata:").replace("[16, 24]", "[16, 24, 48]")
+    study, _ = toys.run(16, slots=1, text=text, trainer="sized_curve", scheduler="halving_only")
+    assert "tpe" in {trial.proposed_by for trial in trials(study)}
+    known = {trial.number: trial for trial in trials(study)}
+    frozen = [each for each in study.optuna.trials if each.state.name == "PRUNED"]
+    assert frozen
+    for trial, each in zip(frozen, evidence_of(study, frozen), strict=True):
+        curve = {point.rung: point.metrics["val_bpb"] for point in study.store.points(study.record.id, trial.number)}
+        assert trial.system_attrs[SO_FAR]["curve"] == {str(rung): value for rung, value in curve.items()}
+        assert each[1] == known[trial.number].num_parameters
+        assert each[0] < curve[max(curve)]
+
+
+def evidence_of(study: Study, wanted: list[FrozenTrial]) -> list[list[float]]:
+    """What the model is told of these trials."""
+    params = [trial.params for trial in wanted]
+    return [each.values for each in evidence(study.optuna, None) if each.params in params and each.state.name == "COMPLETE"][
+        -len(wanted) :
+    ]
+
+
+def test_with_several_objectives_the_front_goes_on_at_later_rungs(toys: Toys) -> None:
+    text = SPACE.replace("data:", "objective: [val_bpb, num_parameters]\ndata:").replace("[16, 24]", "[16, 24, 48]")
+    study, _ = toys.run(18, slots=1, text=text, trainer="sized_curve", scheduler="halving_only", sampler="random")
+    whole = {trial.config["d_model"] for trial in trials(study) if trial.state is TrialState.COMPLETE}
+    assert whole == {16, 24, 48}, "the best of each size belongs to the front"
+
+
+def test_branches_are_measured_at_the_trials_own_rungs_where_it_is_decided(toys: Toys) -> None:
+    text = SPACE.replace("max_iters: 4, evaluations: 4", "max_iters: 25, evaluations: 10") + "  lr_schedule: wsd\n"
+    study, _ = toys.run(4, slots=1, text=text, scheduler="halving", sampler="random")
+    scheduler = make_scheduler("halving", 10)
+    judge = Judge(study, Ledger(study, this_process()), scheduler)
+    config = trials(study)[0].config
+    assert judge.branch_rungs(config) == (3, 5), "of 8 own rungs the fifth is the study's sixth"
+    text = text.replace("lr_schedule: wsd", "lr_schedule: {choices: [wsd, cosine]}").replace("name: toy", "name: both")
+    both, _ = toys.run(1, slots=1, text=text, name="both", scheduler="halving", sampler="random")
+    assert Judge(both, Ledger(both, this_process()), scheduler).branch_rungs(config) == ()
 
 
 def in_a_row(better: list[bool]) -> list[int]:
