@@ -47,7 +47,11 @@ class Tally:
         self.states = {trial.number: trial.state for trial in trials}
         self.begun = time.monotonic()
 
+    def start(self, trial: TrialRecord) -> None:
+        self.states[trial.number] = trial.state
+
     def end(self, trial: TrialRecord) -> None:
+        """The trial left its slot."""
         self.states[trial.number] = trial.state
         self.ended_here += trial.state.ended
 
@@ -59,11 +63,23 @@ class Tally:
     def ended(self) -> int:
         return sum(state.ended for state in tuple(self.states.values()))  # Drawn by a thread while trials end.
 
+    @property
+    def aside(self) -> int:
+        """Trials that the scheduler has set aside, to be promoted or not."""
+        return self.counts[TrialState.PAUSED] if self.study is not None and self.study.scheduler != "none" else 0
+
+    @property
+    def stands(self) -> str:
+        """How far the study is: `2 of 20 trials`, `2 ended, 5 set aside of 20 trials`."""
+        assert self.study is not None
+        so_far = f"{self.ended} ended, {self.aside} set aside" if self.aside else f"{self.ended}"
+        return f"{so_far} of {self.study.trials_target} trials"
+
     def remaining_s(self, progress: float) -> float | None:
         """Seconds to the end of the study at the pace so far. progress: trials' worth of work done in the running ones."""
         assert self.study is not None
         done = self.ended_here + progress
-        if done < 1:
+        if done < 1 or self.aside:  # How many of those that are set aside will be promoted, nobody knows.
             return None
         left = self.study.trials_target - self.ended - progress
         return max(0.0, left) * (time.monotonic() - self.begun) / done
@@ -78,9 +94,10 @@ class PlainLines:
     def opened(self, study: StudyRecord, trials: list[TrialRecord]) -> None:
         self._tally.open(study, trials)
         if trials:
-            self._say(f"resumed: {self._tally.ended} of {study.trials_target} trials are done")
+            self._say(f"resumed: {self._tally.stands}{'' if self._tally.aside else ' are done'}")
 
     def started(self, trial: TrialRecord, slot: str, from_iteration: int) -> None:
+        self._tally.start(trial)
         again = f" from step {from_iteration}" if from_iteration else ""
         self._say(f"trial {trial.number} started in {slot}{again}: {described(trial.params)}")
 
@@ -104,7 +121,7 @@ class PlainLines:
         so_far = f"; best trial {best.number}: {best.value:.4f}" if best and best.value is not None else ""
         left = self._tally.remaining_s(0.0)
         eta = f"; about {duration(left)} left" if left else ""
-        self._say(f"{self._tally.ended} of {self._tally.study.trials_target} trials ({', '.join(parts)}){so_far}{eta}")
+        self._say(f"{self._tally.stands} ({', '.join(parts)}){so_far}{eta}")
 
     def note(self, text: str) -> None:
         self._say(text)
@@ -195,6 +212,7 @@ class LiveView:
 
     def started(self, trial: TrialRecord, slot: str, from_iteration: int) -> None:
         assert self._tally.study is not None
+        self._tally.start(trial)
         self._rows[trial.number] = _Row(trial, slot, iteration=from_iteration, steps=self._tally.study.steps(trial))
 
     def progress(self, trial: TrialRecord, progress: Progress) -> None:
@@ -227,11 +245,12 @@ class LiveView:
         if study is None:
             return
         counts, dot = self._tally.counts, "·" if self._levels == BLOCKS else "-"
-        head = Text.assemble((study.name, "bold"), f"  {self._tally.ended} of {study.trials_target} trials")
+        head = Text.assemble((study.name, "bold"), f"  {self._tally.stands}")
         for state, style in ((TrialState.COMPLETE, "green"), (TrialState.PRUNED, "yellow"), (TrialState.FAILED, "red")):
             head.append(f" {dot} {counts[state]} {state}", style if counts[state] else "dim")
         left = self._tally.remaining_s(sum(row.done for row in tuple(self._rows.values())))
-        head.append(f" {dot} {f'about {duration(left)} left' if left is not None else 'time left: measuring'}", "cyan")
+        if not self._tally.aside:
+            head.append(f" {dot} {f'about {duration(left)} left' if left is not None else 'time left: measuring'}", "cyan")
         best = self._best_lines(study)
         recent = [Text(line, "dim") for line in self._recent]
 

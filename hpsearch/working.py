@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import BadInput, StudyGone, StudyOwned
 from hpsearch.places import Placement
-from hpsearch.report.view import StudyView, amount, duration
+from hpsearch.report.view import StudyView, amount, duration, searched_by
 from hpsearch.search.confirmation import Confirmation, Retraining, confirmable, fresh_seeds, left_to_do
 from hpsearch.search.coordinator import STEP_LIMIT_S, Coordinator
 from hpsearch.search.lease import lease_kept
@@ -105,7 +105,7 @@ def _work(
         ):
             count = len(slots.idle())
             try:
-                announce(opened, checked, count, slots, owner.token, say)
+                announce(opened, checked, count, slots, owner.token, say, confirm)
             except KeyboardInterrupt:
                 say(f"interrupted: study '{opened.record.name}' has not begun; the same command begins it")
                 raise
@@ -180,11 +180,22 @@ def stop_on_signals(coordinator: Coordinator | Confirmation, again: Again | None
 # What it will cost, and what it did
 
 
-def announce(study: Study, checked: Checked, slots: int, executor: Executor, token: str, say: Say) -> None:
-    """Measure the machine if that was not done for this study, and say what the study will cost."""
+def announce(
+    study: Study,
+    checked: Checked,
+    slots: int,
+    executor: Executor,
+    token: str,
+    say: Say,
+    confirm: tuple[int, int] | None = None,
+) -> None:
+    """Measure the machine if that was not done for this study, and say what the study will cost.
+
+    confirm: how many of the best will be confirmed, and on how many seeds.
+    """
     record = study.record
     verb = "resuming" if study.resumed else "new"
-    say(f"study: {verb} '{record.name}' in {study.folder} (sampler {record.sampler}, pruner {record.pruner})")
+    say(f"study: {verb} '{record.name}' in {study.folder} ({searched_by(record)})")
     if not isinstance(checked, CheckedModel):
         return  # Only its own runs tell what a trainer of one's own costs.
     from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
@@ -216,7 +227,8 @@ def announce(study: Study, checked: Checked, slots: int, executor: Executor, tok
         found = forecast(bench, executor, configs, study.total, checked.corpus, shapes=1 if short else 3)
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
-    say(cost(noted, left))
+    top, seeds = confirm or (0, 0)
+    say(cost(noted, left, retrainings=seeds * min(top + 1, study.total)))  # The default beside the best.
 
 
 def started_from(record: StudyRecord) -> list[str]:
@@ -226,13 +238,15 @@ def started_from(record: StudyRecord) -> list[str]:
     return [told for earlier in kept(record) for told in earlier.sentences(record)]
 
 
-def cost(noted: Mapping[str, Any], left: int) -> str:
+def cost(noted: Mapping[str, Any], left: int, *, retrainings: int = 0) -> str:
     part = left / noted["trials"]
+    again = duration(retrainings / noted["trials"] * noted["seconds"])
+    then = f"; then up to {retrainings} retrainings to confirm, about {again} more" if retrainings else ""
     return (
         f"cost: {left} trials, {noted['slots']} at a time: at most about {duration(part * noted['seconds'])}; "
         f"{noted['tokens']:,.0f} tokens and {amount(noted['flops'], 'FLOP')} a trial (the mean of the space), "
         f"{noted['rungs']} rungs, "
-        f"up to {amount(part * noted['disk_bytes'], 'B')} of disk, {amount(noted['memory_bytes'], 'B')} of memory"
+        f"up to {amount(part * noted['disk_bytes'], 'B')} of disk, {amount(noted['memory_bytes'], 'B')} of memory{then}"
     )
 
 

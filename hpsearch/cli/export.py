@@ -112,7 +112,7 @@ def choose(view: StudyView, number: int | None, prefer: str | None) -> TrialReco
 def written(view: StudyView, trial: TrialRecord, format: str | None, program: str | None) -> str:
     """The trial's config as one text."""
     from hpsearch.config import TrialConfig
-    from hpsearch.report.export import provenance
+    from hpsearch.report.export import confirmation, provenance
     from hpsearch.report.foreign import translate
     from hpsearch.report.formats import WRITERS
     from hpsearch.report.translation import as_json, as_text
@@ -120,7 +120,7 @@ def written(view: StudyView, trial: TrialRecord, format: str | None, program: st
     if program is None:
         return WRITERS[format or "yaml"](view, trial)
     told = translate(program, TrialConfig.build(trial.config), view.study.device)
-    return as_json(told) if format == "json" else as_text(told, provenance(view, trial))
+    return as_json(told, confirmation(view, trial)) if format == "json" else as_text(told, provenance(view, trial))
 
 
 def export_trial(view: StudyView, trial: TrialRecord, folder: Path, out: Path) -> None:

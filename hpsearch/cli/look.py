@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 SPARK = 10
 """Characters of a curve in a table."""
+GOES_ON = "the same `hpsearch run` goes on with it; where a limit was reached, with a larger one"
+"""Of a study that has not ended. Why it was left is known only to the process that left it."""
 NARROW = 100
 """Columns of a terminal below which the table of trials leaves out what matters least, so that the reason is whole."""
 
@@ -77,7 +79,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """How a study stands: counts, the best so far and its config."""
-    from hpsearch.report.view import StudyView, described, duration, status_dict
+    from hpsearch.report.view import StudyView, described, duration, searched_by, status_dict
 
     store, record = open_for_reading(storage, studies_dir, study)
     view = StudyView.summary(store, record)
@@ -88,7 +90,7 @@ def status(
         return
     counts = ", ".join(f"{count} {state}" for state, count in view.counts.items() if count)
     ended = sum(trial.state.ended for trial in view.trials)
-    print(f"study    {record.name} ({', '.join(record.objectives)}; sampler {record.sampler}, pruner {record.pruner})")
+    print(f"study    {record.name} ({', '.join(record.objectives)}; {searched_by(record)})")
     print(f"trials   {ended} of {record.trials_target}: {counts or 'none yet'}")
     proposers = Counter(trial.proposed_by for trial in view.trials)
     if proposers:
@@ -96,7 +98,7 @@ def status(
     if owner:
         print(f"owner    running on {owner.host}, process {owner.pid}")
     else:
-        print(f"owner    nobody works on it; {record.finished_reason or 'the same `hpsearch run` goes on with it'}")
+        print(f"owner    nobody works on it; {record.finished_reason or GOES_ON}")
     if view.best is not None:
         print(f"best     trial {view.best.number}: {record.objectives[0]} {view.best.value:.4f}")
         print(f"         {described(view.best.params)}")
@@ -111,7 +113,8 @@ def status(
     if view.baseline is not None and view.baseline.value is not None:
         print(f"baseline trial 0: {record.objectives[0]} {view.baseline.value:.4f}")
     if len(record.objectives) > 1 and view.front:
-        print(f"front    trials {', '.join(str(trial.number) for trial in view.front)}")
+        for index, trial in enumerate(view.front):
+            print(f"{'' if index else 'front':9}trial {trial.number}: {told_values(view, trial)}")
     if view.verdict is not None:
         print(f"verdict  {view.verdict.sentences[0]}")
     print(f"spent    {duration(sum(trial.seconds for trial in view.trials))} of training in all slots")
@@ -119,6 +122,13 @@ def status(
     if noted.get("error") is not None:
         expected, took = duration(noted["expected_s"]), duration(noted["actual_s"])
         print(f"forecast {expected} for what was done, which took {took} ({100 * noted['error']:+.0f} %)")
+
+
+def told_values(view: StudyView, trial: TrialRecord) -> str:
+    """All objectives of a complete trial, by name."""
+    from hpsearch.report.view import short
+
+    return ", ".join(f"{name} {short(value)}" for name, value in zip(view.study.objectives, trial.values or (), strict=False))
 
 
 def at_edge(view: StudyView) -> list[str]:
@@ -158,12 +168,13 @@ def trials(
         print_json([trial_dict(trial) for trial in view.trials])
         return
     levels = levels_for(sys.stdout.encoding)
-    header = ["trial", "state", view.study.objectives[0], "curve", "rung", "seconds", "by", "reason, or what was proposed"]
+    objectives = view.study.objectives
+    header = ["trial", "state", *objectives, "curve", "rung", "seconds", "by", "reason, or what was proposed"]
     rows = [
         [
             str(trial.number),
             str(trial.state),
-            short(trial.value) if trial.value is not None else "-",
+            *("-" if value is None else short(value) for value in trial.values or [None] * len(objectives)),
             sparkline(curve_of(view, trial.number), SPARK, levels),
             f"{trial.rung}/{view.study.budget.evaluations}",
             f"{trial.seconds:.1f}",
@@ -173,7 +184,8 @@ def trials(
         for trial in view.trials
     ]
     if sys.stdout.isatty() and shutil.get_terminal_size().columns < NARROW:
-        header, *rows = [[*row[:3], row[4], row[-1]] for row in [header, *rows]]
+        curve = header.index("curve")
+        header, *rows = [[*row[:curve], row[curve + 1], row[-1]] for row in [header, *rows]]
     print_table(header, rows)
 
 
@@ -209,7 +221,7 @@ def show(
     studies_dir: StudiesDirOption = STUDIES_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """One trial: config, curve, attempts, parameter groups, and why it ended."""
+    """One trial: config, curve, decisions, attempts, parameter groups, and why it ended."""
     from hpsearch.report.view import trial_dict
 
     view = load_view(storage, studies_dir, study)
@@ -249,7 +261,7 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
     if points:
         curve = sparkline(curve_of(view, trial.number), 2 * SPARK, levels_for(sys.stdout.encoding))
         print(f"\nevaluations  {curve}")
-        metrics = sorted(points[0].metrics)
+        metrics = sorted({name for point in points for name in point.metrics})
         before: dict[str, Callable[[PointRecord], str]] = {
             "tokens": lambda point: f"{point.tokens}",
             "train_loss": lambda point: f"{point.train_loss:.4f}",
@@ -265,12 +277,17 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
                 str(point.rung),
                 str(point.iteration),
                 *(cell(point) for cell in before.values()),
-                *(f"{point.metrics.get(metric, float('nan')):.4f}" for metric in metrics),
+                *(f"{point.metrics[metric]:.4f}" if metric in point.metrics else "-" for metric in metrics),
                 *(cell(point) for cell in after.values()),
             ]
             for point in points
         ]
         print_table(["rung", "step", *before, *metrics, *after], rows)
+    decisions = [decision for decision in view.decisions if decision.trial_number == trial.number]
+    if decisions:
+        print("\ndecisions")
+        rows = [[str(decision.rung), decision.action, decision.decided_by, decision.reason] for decision in decisions]
+        print_table(["rung", "action", "decided by", "reason"], rows)
     if groups:
         print("\nparameter groups")
         print_table(list(groups[0]), [[short(group[key]) for key in groups[0]] for group in groups])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -89,6 +91,22 @@ def open_for_reading(storage: str | None, studies_dir: Path, name: str | None) -
         names = ", ".join(study.name for study in studies[-8:])
         raise BadInput(f"there are {len(studies)} studies here: name one with --study ({names})")
     return store, studies[0]
+
+
+def same_place(storage: str | None, studies_dir: Path) -> str:
+    """The options by which another command finds the same studies, to be put after it; empty where the environment does.
+
+    A URL with a password is never shown: a comment of the shell says where it goes.
+    """
+    from hpsearch.storage.engine import masked
+
+    told = ""
+    if studies_dir != Path(os.environ.get("HPSEARCH_STUDIES_DIR") or STUDIES_DIR):
+        told += f" --studies-dir {shlex.quote(str(studies_dir))}"
+    if storage and storage != os.environ.get("HPSEARCH_STORAGE"):
+        shown = masked(storage)
+        told += "  # with HPSEARCH_STORAGE set to its URL" if "***" in shown else f" --storage {shlex.quote(shown)}"
+    return told
 
 
 def print_json(document: Any) -> None:

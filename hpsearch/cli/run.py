@@ -25,6 +25,7 @@ from hpsearch.cli.options import (
     cache_dir,
     print_json,
     require_folder,
+    same_place,
     storage_url,
 )
 from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
@@ -33,6 +34,7 @@ from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForN
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
     from hpsearch.report.view import StudyView
+    from hpsearch.search.limits import Limits
     from hpsearch.search.study import Study
     from hpsearch.space.space import SearchSpace
     from hpsearch.working import Worked
@@ -128,7 +130,12 @@ def run(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the sampler; 0 by default.", show_default=False)] = None,
     settings: SetOption = None,
     confirm: Annotated[
-        bool, typer.Option("--confirm", help="At the end, retrain the best few and the default on fresh seeds.")
+        bool,
+        typer.Option(
+            "--confirm",
+            help="At the end, retrain the best few and the default on fresh seeds. Limits are for the search: this comes on "
+            "top.",
+        ),
     ] = False,
     top: TopOption = TOP,
     seeds: SeedsOption = SEEDS,
@@ -206,7 +213,13 @@ def run(
         again=leave_at_once,
         trackers=tracker or (),
     )
-    code = finish(worked, as_json=as_json)
+    code = finish(
+        worked,
+        same_place(storage, studies_dir),
+        limit_reached(limits, worked.stopping),
+        confirm=(top, seeds) if confirm else None,
+        as_json=as_json,
+    )
     if worked.confirmation_signals:
         say("the confirmation is paused; the same command goes on with it")
         return exit_code(worked.confirmation_signals[0])
@@ -259,8 +272,27 @@ def exit_code(number: int) -> int:
     return INTERRUPTED if number == signal.SIGINT else 0
 
 
-def finish(worked: Worked, *, as_json: bool) -> int:
-    """Write what a finished study leaves behind, say how it stands, and choose the exit code."""
+def limit_reached(limits: Limits, stopping: str) -> str:
+    """The option whose limit is why a study was stopped; empty where it was stopped by something else."""
+    from hpsearch.search.limits import Limits, Spent
+
+    alone = {
+        "--timeout": Limits(timeout_s=limits.timeout_s),
+        "--budget-flops": Limits(flops=limits.flops),
+        "--budget-hours": Limits(slot_hours=limits.slot_hours),
+    }
+    # The reason is a sentence: it is the limit's whose own sentence it is.
+    more_than_any = Spent(flops=sys.float_info.max, seconds=sys.float_info.max, wall_s=sys.float_info.max)
+    told = {limit.reached(more_than_any, ()): option for option, limit in alone.items()}
+    return told.get(stopping, "") if stopping else ""
+
+
+def finish(worked: Worked, place: str, limit: str, *, confirm: tuple[int, int] | None, as_json: bool) -> int:
+    """Write what a finished study leaves behind, say how it stands, and choose the exit code.
+
+    place: options by which another command finds the study. limit: the option whose limit stopped it, if one did. confirm: how
+    many of the best were to be confirmed at its end, and on how many seeds.
+    """
     from hpsearch.cli.summary import print_summary, warnings_of
     from hpsearch.report.view import status_dict
     from hpsearch.working import write_results
@@ -270,7 +302,11 @@ def finish(worked: Worked, *, as_json: bool) -> int:
     record = seen.study
     if ended:
         show_on_dashboard(study, seen, at_edge)
-    warnings = warnings_of(seen, at_edge)
+        done = sum(trial.state.ended for trial in seen.trials)
+        if done < record.trials_target:
+            more = "; a larger --trials goes on" if done < study.total else ""
+            say(f"ended after {done} of {record.trials_target} trials: {ended}{more}")
+    warnings = warnings_of(seen, at_edge, place)
     if as_json:
         print_json(status_dict(seen) | {"warnings": warnings})
     elif seen.best is not None:
@@ -278,14 +314,20 @@ def finish(worked: Worked, *, as_json: bool) -> int:
 
         searched = [parameter.name for parameter in study.space.searched]
         importance = importance_of(study.optuna, searched) if ended else {}
-        print_summary(seen, searched, importance, warnings, study.folder)
+        print_summary(seen, searched, importance, warnings, study.folder, place)
     if worked.stopped_for_now:
         raise StoppedForNow(f"study '{record.name}' stopped: {worked.stopped_for_now}; run the same command again")
     if caught and not ended:
         say(f"study '{record.name}' is paused; the same command goes on with it")
         return exit_code(caught[0])
     if not ended:
-        say(f"study '{record.name}' is paused: {worked.stopping}; the same command goes on with it, or a larger limit")
+        # A limit is a total over all runs: the same command would stop at once.
+        goes_on = f"it goes on with a larger {limit}, or without it" if limit else "the same command goes on with it"
+        say(f"study '{record.name}' is paused: {worked.stopping}; {goes_on}")
+        if confirm is not None and limit:
+            again = f"hpsearch confirm --study {record.name} --top {confirm[0]} --seeds {confirm[1]}{place}"
+            now = f"; `{again}` does it now" if seen.best is not None and not record.own else ""
+            say(f"nothing was confirmed, as the search has not ended{now}")
         return 0
     if seen.best is None:
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})

@@ -11,7 +11,7 @@ from hpsearch.cli.look import print_table
 from hpsearch.cli.options import JsonOption, print_json
 
 if TYPE_CHECKING:
-    pass
+    from hpsearch.space.space import SearchSpace
 
 space_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(space_app, name="space")
@@ -30,6 +30,8 @@ def check_space(
     as_json: JsonOption = False,
 ) -> None:
     """Validate a search space and print what would be searched."""
+    from dataclasses import asdict
+
     from hpsearch.report.view import short, told_range, word
     from hpsearch.space.find import find_space
     from hpsearch.space.load import load_space
@@ -37,6 +39,7 @@ def check_space(
 
     path, _ = find_space(file)
     space = load_space(path)
+    require_baseline(space)
     prior = space.prior()
     if as_json:
         print_json(
@@ -48,6 +51,7 @@ def check_space(
                 "searched": [parameter.name for parameter in space.searched],
                 "baseline": prior,
                 "automatic": [parameter.name for parameter in space.automatic],
+                "constraints": {name: asdict(bound) for name, bound in space.constraints.items()},
                 "budget": {
                     "kind": space.budget.kind,
                     "amount": space.budget.amount,
@@ -74,6 +78,30 @@ def check_space(
         print_table(["fixed or derived", "value"], [[p.name, described_parameter(p)] for p in others])
     for rule in space.rules:
         print(f"rule: {rule.expression.text}")
+    for name, bound in space.constraints.items():
+        ends = {"at least": bound.min, "at most": bound.max}
+        print(f"constraint: {name} {' and '.join(f'{word} {short(end)}' for word, end in ends.items() if end is not None)}")
+
+
+def require_baseline(space: SearchSpace) -> None:
+    """Raises BadInput, as `run` does, where the priors break a constraint by formula.
+
+    The text is not read: with characters as tokens, whose number it decides, nothing is known here.
+    """
+    if space.own or not space.constraints or space.data.tokenizer == "chars":
+        return
+    from hpsearch.config import TrialConfig
+    from hpsearch.data.tokenizer import SPECIALS, ByteTokenizer
+    from hpsearch.search.proposals import outside
+    from hpsearch.space.values import lookup
+
+    settings = space.settings(space.prior())
+    if space.data.tokenizer == "bytes":
+        settings["vocab_size"] = ByteTokenizer(SPECIALS[str(lookup("architecture", settings))]).vocab_size
+    broken = outside(space, TrialConfig.build({"max_iters": 1} | settings))
+    if broken:
+        place = space.document.places["constraints"]
+        raise place.error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
 
 
 def described_parameter(parameter: Any) -> str:

@@ -25,12 +25,16 @@ from hpsearch.cli.options import (
     StorageOption,
     StudiesDirOption,
     StudyOption,
+    cache_dir,
     open_for_reading,
+    same_place,
 )
 from hpsearch.cli.run import parse_setting, run, say, view
 from hpsearch.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hpsearch.space.parameters import Searched
     from hpsearch.space.space import SearchSpace
     from hpsearch.storage.records import StudyRecord, TrialRecord
@@ -65,7 +69,8 @@ def watch(
     seen = StudyView.load(store, store.study(record.name), curves=False)
     if seen.best is not None and seen.best.value is not None:
         print(f"best: trial {seen.best.number}, {seen.objective} {seen.best.value:.4f}: {described(seen.best.params)}")
-    say(f"study '{record.name}' {f'is finished: {reason}' if reason else f'is not worked on; {_go_on(record)}'}")
+    place = same_place(storage, studies_dir)
+    say(f"study '{record.name}' {f'is finished: {reason}' if reason else f'is not worked on; {_go_on(record, place)}'}")
 
 
 @app.command()
@@ -142,7 +147,7 @@ def prune(
             f"trial {number} of study '{record.name}' has ended ({trial.state}); only a running or paused one can be"
         )
     store.request(record.id, "prune", {"number": number})
-    say(f"trial {number}: to be pruned {_when(store, record)}")
+    say(f"trial {number}: to be pruned {_when(store, record, same_place(storage, studies_dir))}")
 
 
 @app.command()
@@ -159,15 +164,24 @@ def enqueue(
     from hpsearch.space.load import parse_space
 
     store, record = open_for_reading(storage, studies_dir, study)
-    params = proposal(parse_space(record.space_text, f"study {record.name}"), settings)
+    space = parse_space(record.space_text, f"study {record.name}")
+    trials = store.trials(record.id)
+    params = proposal(space, settings, next((trial.params for trial in trials if trial.number == 0), {}))
+    if (studies_dir / record.folder).is_dir():  # Elsewhere the text may not be here, and only the coordinator can tell.
+        require_trainable(space, params, record, settings)
     store.request(record.id, "enqueue", {"params": params})
-    say(f"{described(params)}: to be tried {_when(store, record)}")
-    if record.finished_reason or sum(trial.state.ended for trial in store.trials(record.id)) >= record.trials_target:
-        say(f"the study has its {record.trials_target} trials; more with `hpsearch resume --study {record.name} --trials N`")
+    place = same_place(storage, studies_dir)
+    say(f"{described(params)}: to be tried {_when(store, record, place)}")
+    if record.finished_reason or sum(trial.state.ended for trial in trials) >= record.trials_target:
+        more = f"`hpsearch resume --study {record.name} --trials N{place}`"
+        say(f"the study has its {record.trials_target} trials; more with {more}")
 
 
-def proposal(space: SearchSpace, words: list[str]) -> dict[str, Any]:
-    """The configuration of `--set` words, with the baseline's values for what they leave open. Raises BadInput."""
+def proposal(space: SearchSpace, words: list[str], baseline: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of `--set` words, with the baseline's values for what they leave open. Raises BadInput.
+
+    baseline: trial 0's; empty while there is none, and the priors' are taken without the scaling laws.
+    """
     given: dict[str, Any] = {}
     searched = {parameter.name: parameter for parameter in space.searched}
     for word in words:
@@ -177,7 +191,7 @@ def proposal(space: SearchSpace, words: list[str]) -> dict[str, Any]:
             fixed = "; it is not searched in this study" if name in space.parameters else did_you_mean(name, searched)
             raise BadInput(f"--set {word}: '{written}' is no searched parameter{fixed}")
         given[name] = _value(searched[name], word, text)
-    prior = space.prior()
+    prior: dict[str, Any] = {**space.prior(), **baseline}
     params = space.propose(
         lambda parameter, _: (
             given[parameter.name] if parameter.name in given else prior.get(parameter.name, _default(parameter))
@@ -189,8 +203,25 @@ def proposal(space: SearchSpace, words: list[str]) -> dict[str, Any]:
             raise BadInput(f"--set {name}: it does nothing here: it needs {when.text if when else 'another choice'}")
     broken = space.violation(space.settings(params))
     if broken:
-        raise BadInput(f"--set {' --set '.join(words)}: {broken}")
+        raise BadInput(f"{_set(words)}: {broken}")
     return params
+
+
+def require_trainable(space: SearchSpace, params: Mapping[str, Any], record: StudyRecord, words: list[str]) -> None:
+    """Raises BadInput where no trial can be made of `params`: here it costs no trial's number."""
+    from hpsearch.search.workload import LanguageModel
+
+    measured = record.budget.kind != "device_seconds" or record.budget.flops is not None
+    if record.own or not measured:
+        return
+    try:
+        LanguageModel(space, cache_dir()).require(params, record.budget)
+    except BadInput as error:
+        raise BadInput(f"{_set(words)}: {error}") from None
+
+
+def _set(words: list[str]) -> str:
+    return f"--set {' --set '.join(words)}"
 
 
 def _value(parameter: Searched, word: str, text: str) -> Any:
@@ -217,12 +248,13 @@ def _default(parameter: Searched) -> Any:
     return parameter.middle if prior is None or prior == "auto" else prior
 
 
-def _when(store: Store, record: StudyRecord) -> str:
-    return "in a moment" if store.owner(record.id) else f"when the study goes on; {_go_on(record)}"
+def _when(store: Store, record: StudyRecord, place: str) -> str:
+    return "in a moment" if store.owner(record.id) else f"when the study goes on; {_go_on(record, place)}"
 
 
-def _go_on(record: StudyRecord) -> str:
-    return f"`hpsearch resume --study {record.name}` goes on with it"
+def _go_on(record: StudyRecord, place: str) -> str:
+    """place: options by which another command finds the study."""
+    return f"`hpsearch resume --study {record.name}{place}` goes on with it"
 
 
 class JsonLines:

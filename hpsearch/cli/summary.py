@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hpsearch.report.importance import Importance
     from hpsearch.report.view import StudyView
+    from hpsearch.storage.records import TrialRecord
 
 TIE = 0.001
 """Share of the best value within which another trial counts as a tie where no seeds were compared: about what another seed
@@ -20,9 +21,14 @@ TOLD = 5
 
 
 def print_summary(
-    view: StudyView, searched: Sequence[str], importance: dict[str, Importance], warnings: Sequence[str], folder: Path
+    view: StudyView,
+    searched: Sequence[str],
+    importance: dict[str, Importance],
+    warnings: Sequence[str],
+    folder: Path,
+    place: str = "",
 ) -> None:
-    """The summary of a study with a best trial, on standard output."""
+    """The summary of a study with a best trial, on standard output. place: options by which another command finds it."""
     from hpsearch.cli.confirm import print_verdict
 
     best, baseline = view.best, view.baseline
@@ -36,15 +42,23 @@ def print_summary(
             f"{name} {100 * each.share:.0f} % ({100 * each.low:.0f}-{100 * each.high:.0f})" for name, each in importance.items()
         ]
         print(f"decided by: {', '.join(told[:TOLD])}")
+    if len(view.front) > 1:
+        print(f"front of {', '.join(view.study.objectives)}: {_trials(view.front)}")
     for warning in warnings:
         print(f"beware: {warning}")
     print_verdict(view)
     name, own = view.study.name, view.study.own
     form = " --format cli" if "command" in view.study.data else ""
-    again = f"hpsearch export --study {name}{form}" if own else f"hpsearch train --config {folder / 'best.yaml'} --out model"
-    steps = [f"hpsearch report --study {name} --out report.html", again]
+    again = f"hpsearch train --config {folder / 'best.yaml'} --out model"
+    steps = [
+        f"hpsearch report --study {name} --out report.html{place}",
+        f"hpsearch export --study {name}{form}{place}" if own else again,
+    ]
+    if len(view.front) > 1:
+        kind = "fastest" if own else "smallest"
+        steps.append(f"hpsearch export --study {name} --prefer '{kind}-within 1%'{place}")
     if view.verdict is None and best.number != 0 and not own:
-        steps.insert(0, f"hpsearch confirm --study {name}")
+        steps.insert(0, f"hpsearch confirm --study {name}{place}")
     for index, step in enumerate(steps):
         print(f"{'next: ' if index == 0 else '      '}{step}")
 
@@ -79,12 +93,15 @@ def config_lines(view: StudyView, searched: Sequence[str], width: int) -> list[s
     return told + rest
 
 
-def warnings_of(view: StudyView, at_edge: Sequence[str]) -> list[str]:
-    """What a person should know before believing the best: edges of ranges, and ties with what the seed alone changes."""
-    return [*at_edge, *_ties(view)]
+def warnings_of(view: StudyView, at_edge: Sequence[str], place: str = "") -> list[str]:
+    """What a person should know before believing the best: edges of ranges, and ties with what the seed alone changes.
+
+    place: options by which another command finds the study.
+    """
+    return [*at_edge, *_ties(view, place)]
 
 
-def _ties(view: StudyView) -> list[str]:
+def _ties(view: StudyView, place: str) -> list[str]:
     best = view.best
     if best is None or best.value is None or (view.verdict is not None and view.verdict.noise is None):
         return []
@@ -93,15 +110,19 @@ def _ties(view: StudyView) -> list[str]:
     near = [trial for trial in view.ranked[1:] if trial.value is not None and trial.value <= limit]
     if not near:
         return []
-    listed = ", ".join(str(trial.number) for trial in near[:TOLD]) + (
-        f" and {len(near) - TOLD} more" if len(near) > TOLD else ""
-    )
-    trials = f"trial{'s' if len(near) > 1 else ''} {listed} {'are' if len(near) > 1 else 'is'}"
+    trials = f"{_trials(near)} {'are' if len(near) > 1 else 'is'}"
     if noise is not None:
         return [f"{trials} within the seed noise of {noise:.2g} of the best: a tie"]
     told = f"within {100 * TIE:.1g} % of the best, which another seed alone may change"
-    how = "--confirm" if view.study.own else f"hpsearch confirm --study {view.study.name}"
+    how = "--confirm" if view.study.own else f"hpsearch confirm --study {view.study.name}{place}"
     return [f"{trials} {told}: `{how}` tells"]
+
+
+def _trials(trials: Sequence[TrialRecord]) -> str:
+    """`trials 3, 4 and 7 more`."""
+    listed = ", ".join(str(trial.number) for trial in trials[:TOLD])
+    more = f" and {len(trials) - TOLD} more" if len(trials) > TOLD else ""
+    return f"trial{'s' if len(trials) > 1 else ''} {listed}{more}"
 
 
 def _mark() -> str:

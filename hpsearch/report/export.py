@@ -24,8 +24,8 @@ from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, TrialConfig, c
 from hpsearch.errors import BadInput, ConfigError, SpaceError, did_you_mean
 from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.report.own import again
-from hpsearch.report.verdict import comment_lines
-from hpsearch.report.view import StudyView, amount, finite, short
+from hpsearch.report.verdict import comment_lines, verdict_dict
+from hpsearch.report.view import StudyView, amount, finite, jsonable, searched_by, short
 from hpsearch.storage.records import TrialRecord
 
 _AGAIN = "Train it again, to the same score on the same CPU with the same threads"
@@ -95,8 +95,16 @@ def _names(view: StudyView, trial: TrialRecord) -> Iterable[str]:
 
 
 def to_json(view: StudyView, trial: TrialRecord) -> str:
-    """The export as JSON; `read_config` reads it too."""
-    return json.dumps(document(view, trial), indent=2, ensure_ascii=False) + "\n"
+    """The export as JSON; `read_config` reads it too. JSON has no comments: what fresh seeds said is a section of its own."""
+    content = document(view, trial) | {"confirmation": confirmation(view, trial)}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def confirmation(view: StudyView, trial: TrialRecord) -> dict[str, Any] | None:
+    """What `status --json` has under this name; None where the trial was not retrained."""
+    verdict = view.verdict
+    found: dict[str, Any] | None = jsonable(verdict_dict(verdict)) if verdict and verdict.of(trial.number) else None
+    return found
 
 
 def best_config_yaml(view: StudyView, trial: TrialRecord) -> str:
@@ -133,6 +141,7 @@ def read_config(path: Path | None, changes: Mapping[str, Any] | None = None) -> 
     content, places = _parse(path) if path is not None else ({"hyperparameters": {}}, {})
     source = str(path) if path is not None else "--set"
     hyperparameters = content.pop("hyperparameters", None)
+    content.pop("confirmation", None)  # Of the search; training needs nothing of it.
     sections: dict[str, Any] = {name: content.pop(name) for name in ("hpsearch", "study", "data", "run") if name in content}
     where: tuple[str, ...] = ("hyperparameters",)
     if hyperparameters is None:
@@ -238,7 +247,7 @@ def provenance(view: StudyView, trial: TrialRecord) -> list[str]:
         f"Device: {study.device}, {study.threads} thread{'s' if study.threads != 1 else ''}, on {study.host}",
         f"Data: {study.data_fingerprint}",
         f"Space: {study.space_digest}",
-        f"Search: {study.sampler}, {study.pruner}, seed {study.seed}; proposed by {trial.proposed_by}",
+        f"Search: {searched_by(study)}, seed {study.seed}; proposed by {trial.proposed_by}",
     ]
     # A line break in a name or a reason would end the comment.
     return [" ".join(line.split()) for line in lines]

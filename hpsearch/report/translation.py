@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,7 +103,7 @@ def as_text(told: Translation, provenance: Sequence[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def as_json(told: Translation) -> str:
-    """The translation as one JSON object: program, settings, differs, missing."""
-    content = {"program": told.program, "settings": told.settings, "differs": told.differs, "missing": told.missing}
+def as_json(told: Translation, confirmation: Mapping[str, Any] | None = None) -> str:
+    """The translation as one JSON object: program, settings, differs, missing, confirmation."""
+    content = {**vars(told), "confirmation": confirmation}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

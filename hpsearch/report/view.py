@@ -272,6 +272,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def searched_by(study: StudyRecord) -> str:
+    """What chooses a study's trials and ends them early, for people: `sampler auto, scheduler halving`."""
+    parts = {"sampler": study.sampler, "pruner": study.pruner, "scheduler": study.scheduler}
+    return ", ".join(f"{part} {name}" for part, name in parts.items() if name != "none")
+
+
 def described(params: Mapping[str, Any]) -> str:
     """What was proposed, in one line; what follows its default is left out."""
     return ", ".join(f"{name} {short(value)}" for name, value in params.items() if value is not None)
@@ -296,7 +302,7 @@ def in_few_words(trial: TrialRecord, baseline: TrialRecord | None, limit: int = 
 
 def trial_dict(trial: TrialRecord) -> dict[str, Any]:
     """One trial as documented JSON. A number that is not finite becomes null, as JSON has no other way."""
-    facts: dict[str, Any] = _jsonable(
+    facts: dict[str, Any] = jsonable(
         {
             "number": trial.number,
             "state": trial.state.value,
@@ -325,7 +331,7 @@ def trial_dict(trial: TrialRecord) -> dict[str, Any]:
 def status_dict(view: StudyView) -> dict[str, Any]:
     """The study as documented JSON: what was asked, how far it is, the best and the baseline."""
     study = view.study
-    facts: dict[str, Any] = _jsonable(
+    facts: dict[str, Any] = jsonable(
         {
             "study": study.name,
             "id": study.id,
@@ -372,11 +378,12 @@ def status_dict(view: StudyView) -> dict[str, Any]:
     return facts
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """`value` as JSON has it: a number that is not finite becomes null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(part) for key, part in value.items()}
+        return {str(key): jsonable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(part) for part in value]
+        return [jsonable(part) for part in value]
     return value

@@ -139,6 +139,40 @@ def test_a_terminal_that_knows_ascii_only_gets_it() -> None:
     assert "\\" not in told  # Nothing had to be escaped.
 
 
+HALVING = replace(STUDY, scheduler="halving")
+
+
+def halved(view: LiveView | PlainLines) -> None:
+    """One trial ended, two set aside, of which one is promoted."""
+    view.opened(HALVING, [])
+    for number in range(3):
+        view.started(trial(number), "slot-0", 0)
+    view.ended(trial(0, TrialState.COMPLETE, 6.0), None)
+    for number in (1, 2):
+        view.ended(trial(number, TrialState.PAUSED), None)
+    view.started(trial(1), "slot-0", 200)
+
+
+def test_trials_that_are_set_aside_are_counted_and_no_time_is_guessed_meanwhile() -> None:
+    console, file = screen(120, 30)
+    view = LiveView(1, console)
+    halved(view)
+    console.print(view)
+    (head,) = [line for line in plain(file.getvalue()) if line.startswith("lm")]
+    assert head.startswith("lm  1 ended, 1 set aside of 20 trials · 1 complete")
+    assert "left" not in head
+    view.ended(trial(1, TrialState.COMPLETE, 5.0), None)
+    view.ended(trial(2, TrialState.PRUNED), None)
+    console.print(view)
+    assert "lm  3 of 20 trials" in file.getvalue().replace("\x1b[1mlm\x1b[0m", "lm")
+    assert "left" in file.getvalue()
+
+
+def test_plain_lines_count_what_is_set_aside_too(capsys: pytest.CaptureFixture[str]) -> None:
+    halved(PlainLines(1))
+    assert "1 ended, 2 set aside of 20 trials (1 complete, 0 pruned, 0 failed)\n" in capsys.readouterr().err
+
+
 def test_the_best_of_the_view_breaks_no_constraint() -> None:
     view = LiveView(1, Console(file=io.StringIO(), width=100))
     infeasible = replace(trial(1, TrialState.COMPLETE, 1.0), constraints={"num_parameters": 0.5})

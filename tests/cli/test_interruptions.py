@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 
 import pytest
 from cli import COMMAND, Cli
 from tiny import SPACE
+
+from hpsearch.cli.run import limit_reached
+from hpsearch.search.limits import Limits
 
 RUN = ("run", "--space", "slow.yaml", "--device", "cpu", "--trials")
 
@@ -21,10 +26,56 @@ def slow(cli: Cli) -> Cli:
 
 
 def test_a_time_limit_pauses_the_study(slow: Cli) -> None:
-    done = slow.run(*RUN, "1000", "--timeout", "2")
+    done = slow.run(*RUN, "1000", "--timeout", "2", "--confirm")
     assert done.returncode == 0
-    assert "the time limit was reached" in done.stderr
+    assert "the time limit was reached; it goes on with a larger --timeout, or without it" in done.stderr
+    assert "then up to 20 retrainings to confirm, about " in done.stderr
+    assert "nothing was confirmed, as the search has not ended" in done.stderr
     assert {trial["state"] for trial in slow.json("trials")} & {"paused"}
+    assert "where a limit was reached, with a larger one" in slow.ok("status")
+
+
+@pytest.mark.parametrize(
+    ("stopping", "option"),
+    [
+        ("the time limit was reached", "--timeout"),
+        ("the compute budget of 1e+12 FLOPs is spent", "--budget-flops"),
+        ("the budget of 2 slot-hours is spent", "--budget-hours"),
+        ("stopped from another terminal", ""),
+        ("interrupted", ""),
+        ("", ""),
+    ],
+)
+def test_what_stopped_a_study_is_told_as_the_option_to_raise(stopping: str, option: str) -> None:
+    assert limit_reached(Limits(timeout_s=5, flops=1e12, slot_hours=2), stopping) == option
+    assert limit_reached(Limits(), stopping) in ("", option)
+
+
+def test_an_early_end_is_said_on_a_terminal_with_commands_that_find_the_study(cli: Cli) -> None:
+    (cli.folder / "tiny.yaml").write_text(SPACE)
+    terminal, theirs = os.openpty()
+    words = ("run", "--space", "tiny.yaml", "--trials", "9", "--patience", "1", "--sampler", "random", "--slots", "1")
+    running = subprocess.Popen(
+        [*COMMAND, *words, "--device", "cpu", "--studies-dir", "my studies"],
+        cwd=cli.folder,
+        env=cli.environment | {"TERM": "xterm", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        start_new_session=True,
+    )
+    cli.started.append(running)
+    os.close(theirs)
+    told = b""
+    with contextlib.suppress(OSError):  # Its other side is closed.
+        while part := os.read(terminal, 65536):
+            told += part
+    os.close(terminal)
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, told
+    said = r"ended after \d of 9 trials: no better trial among the last 1 \(--patience 1\); a larger --trials goes on"
+    assert re.search(said, told.decode())
+    assert "hpsearch report --study tiny --out report.html --studies-dir 'my studies'" in out
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

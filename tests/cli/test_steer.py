@@ -15,6 +15,8 @@ import pytest
 from cli import Cli
 from tiny import SPACE
 
+from hpsearch.report.view import short
+
 TRIALS = 2
 RUN = ("run", "--space", "slow.yaml", "--trials", str(TRIALS), "--device", "cpu", "--slots", "1", "--pruner", "none")
 
@@ -140,6 +142,22 @@ def test_a_study_is_watched_from_another_terminal_until_it_ends(cli: Cli) -> Non
 def test_a_configuration_that_does_not_fit_the_space_is_refused(finished: Cli, setting: str, said: str) -> None:
     done = finished.run("enqueue", "--set", setting)
     assert (done.returncode, said in done.stderr, len(done.stderr.splitlines())) == (2, True, 1), done.stderr
+
+
+def test_what_is_left_open_is_the_baselines_and_what_no_trial_can_be_made_of_is_refused(cli: Cli) -> None:
+    text = SPACE.replace("prior: 3e-4", "prior: auto").replace("d_model: 16", "d_model: {choices: [16, 64], prior: 16}")
+    (cli.folder / "tiny.yaml").write_text(text + "constraints: {num_parameters: {max: 2e4}}\n")
+    run = cli.run("run", "--space", "tiny.yaml", "--trials", "1", "--slots", "1", "--device", "cpu")
+    assert run.returncode == 0, run.stderr
+    rate = short(trial(cli, 0)["params"]["learning_rate"])
+    done = cli.run("enqueue", "--set", "optimizer=sgd", "--set", "dropout=0")
+    assert done.returncode == 0, done.stderr
+    assert f"learning_rate {rate}," in done.stderr
+    assert "momentum 0." in done.stderr  # Which trial 0 has not.
+    refused = cli.run("enqueue", "--set", "d_model=64")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "--set d_model=64: num_parameters is " in refused.stderr
+    assert "constrained to at most 20,000" in refused.stderr
 
 
 @pytest.mark.parametrize("verb", [("watch",), ("stop",), ("resume",), ("prune", "1"), ("enqueue", "--set", "dropout=0")])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cli import Cli
 
-from hpsearch.cli.summary import config_lines, warnings_of
+from hpsearch.cli.options import same_place
+from hpsearch.cli.summary import config_lines, print_summary, warnings_of
 from hpsearch.report.view import StudyView
 from hpsearch.storage.records import BudgetRecord, ConfirmationRecord, StudyRecord, TrialRecord, TrialState
 
@@ -71,6 +74,40 @@ def test_run_ends_with_a_summary_and_the_next_commands(finished: Cli) -> None:
         "hpsearch train --config studies/0001-tiny/best.yaml --out model",
     ):
         assert step in out
+
+
+def test_with_several_objectives_the_front_is_told_and_how_to_choose_from_it(capsys: pytest.CaptureFixture[str]) -> None:
+    trials = [replace(complete(number, value), values=(value, size)) for number, value, size in ((0, 2.5, 1.0), (1, 2.0, 9.0))]
+    view = study_of(*trials)
+    print_summary(replace(view, study=replace(view.study, objectives=("val_bpb", "num_parameters"))), [], {}, [], Path("f"))
+    told = capsys.readouterr().out
+    assert "front of val_bpb, num_parameters: trials 1, 0\n" in told
+    assert "hpsearch export --study lm --prefer 'smallest-within 1%'\n" in told
+    print_summary(study_of(complete(0, 2.5), complete(1, 2.0)), [], {}, [], Path("f"))
+    assert "--prefer" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("storage", "folder", "told"),
+    [
+        (None, "studies", ""),
+        (None, "my studies", " --studies-dir 'my studies'"),
+        ("sqlite:///a b.db", "studies", " --storage 'sqlite:///a b.db'"),
+        ("postgresql://me@host/d", "s", " --studies-dir s --storage postgresql://me@host/d"),
+        ("postgresql://me:hush@host/d", "s", " --studies-dir s  # with HPSEARCH_STORAGE set to its URL"),
+        ("mysql://me@host/d?ssl_key_password=hush", "studies", "  # with HPSEARCH_STORAGE set to its URL"),
+        ("sqlite:///env.db", "env", ""),
+    ],
+)
+def test_a_suggested_command_finds_the_same_studies_and_tells_no_password(
+    storage: str | None, folder: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
+    monkeypatch.delenv("HPSEARCH_STUDIES_DIR", raising=False)
+    if folder == "env":
+        monkeypatch.setenv("HPSEARCH_STORAGE", "sqlite:///env.db")
+        monkeypatch.setenv("HPSEARCH_STUDIES_DIR", "env")
+    assert same_place(storage, Path(folder)) == told
 
 
 def test_bash_completes_verbs_and_options(cli: Cli) -> None:

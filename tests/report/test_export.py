@@ -14,12 +14,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from hpsearch.cli.export import written
 from hpsearch.config import HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import BadInput, SpaceError
 from hpsearch.report.export import best_config_yaml, config_yaml, parse_value, read_config, to_json
 from hpsearch.report.formats import WRITERS, to_command, to_toml
-from hpsearch.report.view import StudyView
-from hpsearch.storage.records import TrialState
+from hpsearch.report.view import StudyView, status_dict
+from hpsearch.storage.records import ConfirmationRecord, TrialState
 
 
 @pytest.fixture
@@ -58,6 +59,37 @@ def test_the_export_says_what_produced_it(view: StudyView) -> None:
         assert fact in text, fact
     assert "The best trial" in text
     assert "A trial" in best_config_yaml(view, view.trials[0])
+
+
+def confirmed(view: StudyView) -> StudyView:
+    """The same study with its best and its default retrained on two seeds."""
+    assert view.best is not None
+    records = [
+        ConfirmationRecord(number, seed, value + seed / 100, {}, 1.0, 1.0)
+        for number, value in ((0, 3.0), (view.best.number, 2.2))
+        for seed in (1, 2)
+    ]
+    return replace(view, confirmations=records)
+
+
+@pytest.mark.parametrize("form", ["yaml", "toml", "env", "cli"])
+def test_every_export_carries_the_verdict_in_its_comments(view: StudyView, form: str) -> None:
+    seen = confirmed(view)
+    assert seen.best is not None
+    assert "\n# Verdict: better than the default by 0.8" in WRITERS[form](seen, seen.best)
+
+
+@pytest.mark.parametrize("program", [None, "nanogpt"])
+def test_json_carries_the_verdict_as_status_does(view: StudyView, program: str | None, write: Write) -> None:
+    seen = confirmed(view)
+    assert seen.best is not None
+    text = written(seen, seen.best, "json", program)
+    found = json.loads(text)["confirmation"]
+    assert found == status_dict(seen)["confirmation"]
+    assert found["beats_default"] is True
+    assert json.loads(written(seen, seen.trials[1], "json", program))["confirmation"] is None  # It was not retrained.
+    if program is None:
+        assert read_config(write(text)).config.concrete() == seen.best.config  # JSON is YAML.
 
 
 def test_every_hyperparameter_is_named_with_its_meaning_or_as_left_out(view: StudyView) -> None:
