@@ -18,8 +18,12 @@ from hpsearch.search.curves import LEAST_POINTS, Curve, chance_to_beat, predict
 from hpsearch.search.fronts import in_front, no_dearer, ranked_by_fronts
 from hpsearch.search.pruning import STARTUP_TRIALS, first_rung
 
-REDUCTION = 3
-"""One in so many of a rung's trials goes on."""
+REDUCTION = 6
+"""One in so many of a rung's trials goes on while new ones are to come: one more look at a quarter of the budget is worth more
+than to go on with what is not among the best (measured: docs/method.md)."""
+
+LAST_REDUCTION = 3
+"""One in so many, when no new trial will come: then a second look costs no first one."""
 
 SPACING = 2
 """The next decision falls at so many times the rung. Less than REDUCTION: rankings are still much better at twice the rung, and
@@ -118,8 +122,8 @@ class Halving:
     Decisions fall at `rungs`. There a trial goes on at once when it is among the best 1/reduction of all that have reached the
     rung so far, and is set aside otherwise; as more arrive, whoever has come to be among the best part is promoted, from the
     highest rung first. At the first rung that is nobody before `reduction` trials have reached it: what comes first is no
-    better for it. At the later ones, and when no new trial will come, it is at least the best, or with costs all that no other
-    one is as good as. Of equal values the lower number is better.
+    better for it. At the later ones it is at least the best, or with costs all that no other one is as good as. When no new
+    trial will come, it is that at every rung, and at least one in LAST_REDUCTION. Of equal values the lower number is better.
 
     evaluations: rungs of a whole run. whole: trials that go on in the end, when no new one will come.
     """
@@ -218,7 +222,8 @@ class Halving:
         """The trials that go on, best first."""
         values = self._values[rung]
         least = in_front(values) if last or rung != self.rungs[0] else 0
-        return self._ranked(rung)[: max(least, len(values) // self._reduction)]
+        reduction = min(self._reduction, LAST_REDUCTION) if last else self._reduction
+        return self._ranked(rung)[: max(least, len(values) // reduction)]
 
     def _standing(self, number: int, rung: int, last: bool = False) -> str:
         """`3rd of 7 at rung 3 (25 % of the budget): 2.3140; the top 2 go on`."""

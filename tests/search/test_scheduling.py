@@ -119,6 +119,11 @@ def best_of(whole: Sequence[Sequence[float]]) -> float:
     return min(curve[-1] for curve in whole)
 
 
+def halving() -> Halving:
+    """Of the best third: its numbers are easier to see than those of the default."""
+    return Halving(RUNGS, reduction=3)
+
+
 MAKERS: list[Make] = [lambda: Halving(RUNGS), lambda: CurveStopper(Halving(RUNGS), RUNGS)]
 both = pytest.mark.parametrize("make", MAKERS, ids=["halving", "with curves"])
 
@@ -136,7 +141,7 @@ def test_decisions_fall_from_a_quarter_of_the_budget_in_doubling_steps(evaluatio
 
 
 def test_between_decisions_a_trial_just_goes_on() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     for number in range(10):
         scheduler.observe(number, 3, float(number))
     for number, rung in ((11, 1), (11, 2), (0, 4), (0, 5), (0, 12)):
@@ -148,7 +153,7 @@ def test_between_decisions_a_trial_just_goes_on() -> None:
 
 
 def test_the_top_part_goes_on_at_once_and_the_others_are_set_aside() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     for number, value in enumerate((2.5, 2.6, 2.4, 2.3, 2.7, 2.2)):
         scheduler.observe(number, 3, value)
     verdict = scheduler.observe(6, 3, 2.314)
@@ -160,7 +165,7 @@ def test_the_top_part_goes_on_at_once_and_the_others_are_set_aside() -> None:
 
 
 def test_the_first_ones_are_set_aside_until_there_is_something_to_rank_them_by() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     verdicts = [scheduler.observe(number, 3, float(number)) for number in (0, 1)]
     assert [verdict.action for verdict in verdicts] == ["pause", "pause"]
     assert verdicts[0].reason.endswith("0.0000; nobody goes on among fewer than 3")
@@ -176,13 +181,13 @@ def test_the_first_ones_are_set_aside_until_there_is_something_to_rank_them_by()
 
 
 def test_at_a_later_rung_the_best_so_far_goes_on() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     actions = [scheduler.observe(number, 6, value).action for number, value in ((4, 2.0), (5, 2.1), (6, 1.9))]
     assert actions == ["continue", "pause", "continue"]
 
 
 def test_when_no_new_trial_will_come_the_best_goes_on_and_then_the_baseline() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     assert [scheduler.observe(number, 3, value).action for number, value in ((0, 9.0), (1, 2.0))] == ["pause", "pause"]
     assert scheduler.promote() is None
     best, baseline = scheduler.promote(last=True), scheduler.promote(last=True)
@@ -198,8 +203,16 @@ def test_when_no_new_trial_will_come_the_best_goes_on_and_then_the_baseline() ->
     assert scheduler.promote(last=True) is None
 
 
+def test_when_no_new_trial_will_come_one_in_three_gets_its_second_look() -> None:
+    scheduler = Halving(RUNGS)
+    for number in range(1, 13):
+        scheduler.observe(number, 3, float(number))
+    assert [release.number for _ in range(4) if (release := scheduler.promote())] == [1, 2]
+    assert [release.number for _ in range(4) if (release := scheduler.promote(last=True))] == [3, 4]
+
+
 def test_which_trials_run_whole_in_the_end_is_a_parameter() -> None:
-    scheduler = Halving(RUNGS, whole=(5,))
+    scheduler = Halving(RUNGS, reduction=3, whole=(5,))
     for number in (1, 2, 0, 5):
         scheduler.observe(number, 3, float(number % 5 + 1))
     promoted = [release.number for _ in range(3) if (release := scheduler.promote(last=True))]
@@ -207,7 +220,7 @@ def test_which_trials_run_whole_in_the_end_is_a_parameter() -> None:
 
 
 def test_of_equal_values_the_earlier_trial_is_better() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     actions = [scheduler.observe(number, 3, 2.0).action for number in (5, 4, 3, 2, 1)]
     assert actions == ["pause", "pause", "continue", "continue", "continue"]
     scheduler.ended(4)
@@ -235,7 +248,7 @@ def test_a_value_that_is_no_number_ends_a_trial_at_any_rung(make: Make, value: f
 
 
 def test_a_decay_branch_is_what_trials_are_ranked_by() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     for number in range(1, 6):
         scheduler.observe(number, 3, 3.0 + number, branch=2.0 + number)
     assert scheduler.observe(6, 3, 99.0, branch=1.5).action == "continue"
@@ -249,7 +262,7 @@ def test_a_decay_branch_is_what_trials_are_ranked_by() -> None:
 
 
 def test_a_trial_that_others_turn_out_worse_than_is_promoted_with_its_reason() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     for number, value in ((1, 2.0), (2, 2.1), (3, 2.2)):
         scheduler.observe(number, 3, value)
     assert scheduler.observe(4, 3, 2.05).action == "pause"
@@ -268,7 +281,7 @@ def test_a_trial_that_others_turn_out_worse_than_is_promoted_with_its_reason() -
 
 
 def test_the_highest_rung_is_promoted_first() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     for rung in (3, 6):
         for number in range(1, 4):
             scheduler.observe(number, rung, 2.0 + number)
@@ -285,7 +298,7 @@ def test_the_highest_rung_is_promoted_first() -> None:
 
 
 def test_an_ended_trial_is_never_promoted_and_still_counts() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     for number, value in ((1, 2.0), (2, 2.1), (3, 2.2), (4, 2.05)):
         scheduler.observe(number, 3, value)
     scheduler.ended(4)
@@ -297,7 +310,7 @@ def test_an_ended_trial_is_never_promoted_and_still_counts() -> None:
 
 
 def test_what_is_left_at_the_end_is_drained_with_its_reason() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     for number in range(1, 7):
         scheduler.observe(number, 3, float(number))
     while scheduler.promote():
@@ -322,9 +335,10 @@ def test_the_best_of_64_is_found_with_far_less_compute(make: Make, slots: int) -
         assert len(study.ended) == 64
         found.append(min(study.complete.values()) - best_of(whole))
         compute.append(study.compute / 64)
-    assert sum(regret == 0 for regret in found) >= 10
+    assert sum(regret == 0 for regret in found) >= 6
+    assert sum(found) / len(found) < 0.01, "of a spread of 1"
     assert max(found) < 0.1
-    assert max(compute) < 0.6
+    assert max(compute) < 0.45
 
 
 def test_the_curve_model_saves_compute_and_loses_nothing_of_note() -> None:
@@ -373,7 +387,7 @@ def test_the_order_in_which_evaluations_come_matters_little() -> None:
 
 
 def test_a_hopeless_trial_is_stopped_with_its_chance_and_forecast() -> None:
-    scheduler = CurveStopper(Halving(RUNGS), RUNGS)
+    scheduler = CurveStopper(halving(), RUNGS)
     for number in range(3):
         for rung in range(1, 13):
             scheduler.observe(number, rung, 2.0 + 0.1 * number + 0.5 * (rung / RUNGS) ** -0.5)
@@ -387,7 +401,7 @@ def test_a_hopeless_trial_is_stopped_with_its_chance_and_forecast() -> None:
 
 
 def test_a_curve_is_not_judged_before_three_trials_are_complete_nor_the_baseline_ever() -> None:
-    scheduler = CurveStopper(Halving(RUNGS), RUNGS)
+    scheduler = CurveStopper(halving(), RUNGS)
     for number in (1, 2):
         for rung in range(1, 13):
             scheduler.observe(number, rung, 2.0 + rung**-0.5)
@@ -455,10 +469,10 @@ def test_no_trial_gets_more_than_its_budget_and_each_ends_once(
 @both
 def test_an_evaluation_that_is_repeated_after_a_crash_decides_nothing_anew(make: Make) -> None:
     scheduler = make()
-    for number in range(1, 4):
+    for number in range(1, 7):
         scheduler.observe(number, 3, 2.0 + number)
     assert scheduler.observe(9, 3, 1.0).action == "continue"
-    for number in range(10, 16):
+    for number in range(10, 22):
         scheduler.observe(number, 3, 0.5)
     assert scheduler.observe(9, 3, 1.0).action == "continue"
     assert 9 not in scheduler.paused
@@ -478,7 +492,7 @@ def test_a_promoted_trial_that_repeats_its_rung_goes_on(make: Make) -> None:
 
 
 def test_a_point_beyond_the_rung_says_that_a_paused_trial_went_on() -> None:
-    scheduler = Halving(RUNGS)
+    scheduler = halving()
     scheduler.restore([Point(1, 3, 2.0), Point(1, 4, 1.9)], [(1, 3, "pause")], [])
     assert not scheduler.paused
 
@@ -514,16 +528,16 @@ def test_with_costs_trials_are_ranked_by_fronts_and_a_front_by_how_far_its_trial
 
 
 def test_a_small_trial_goes_on_beside_larger_ones_with_lower_loss() -> None:
-    halving = Halving(RUNGS)
+    scheduler = halving()
     for number in range(1, 6):
-        halving.observe(number, 3, 2.0 + number / 10, None, (1000.0,))
-    assert halving.observe(6, 3, 9.0, None, (10.0,)).action == "continue"
-    assert halving.observe(7, 3, 9.0, None, (1000.0,)).action == "pause"
+        scheduler.observe(number, 3, 2.0 + number / 10, None, (1000.0,))
+    assert scheduler.observe(6, 3, 9.0, None, (10.0,)).action == "continue"
+    assert scheduler.observe(7, 3, 9.0, None, (1000.0,)).action == "pause"
 
 
 def test_a_curve_is_judged_by_complete_trials_that_are_not_dearer() -> None:
     def after(costs: float) -> str:
-        stopper = CurveStopper(Halving(RUNGS), RUNGS)
+        stopper = CurveStopper(halving(), RUNGS)
         for number in (1, 2, 3):
             for rung in range(1, RUNGS + 1):
                 stopper.observe(number, rung, 1.0 + 1.0 / rung, None, (500.0,))
@@ -535,10 +549,10 @@ def test_a_curve_is_judged_by_complete_trials_that_are_not_dearer() -> None:
 
 
 def test_a_run_without_an_evaluation_at_a_rung_is_judged_at_the_next_one() -> None:
-    halving = Halving(RUNGS)
+    scheduler = halving()
     for number in range(1, 6):
-        halving.observe(number, 3, float(number))
-    assert halving.observe(6, 2, 9.0).action == "continue"
-    assert halving.observe(6, 4, 9.0).action == "pause"
-    assert halving.paused == {6: 3} | {number: 3 for number in halving.paused if number != 6}
-    assert halving.observe(1, 4, 1.0) == halving.observe(1, 5, 1.0)
+        scheduler.observe(number, 3, float(number))
+    assert scheduler.observe(6, 2, 9.0).action == "continue"
+    assert scheduler.observe(6, 4, 9.0).action == "pause"
+    assert scheduler.paused == {6: 3} | {number: 3 for number in scheduler.paused if number != 6}
+    assert scheduler.observe(1, 4, 1.0) == scheduler.observe(1, 5, 1.0)
