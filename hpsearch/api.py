@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
-from hpsearch.places import STUDIES_DIR, cache_dir, on_this_machine, storage_url
+from hpsearch.places import STUDIES_DIR, cache_dir, on_this_machine, require_trials, storage_url
 from hpsearch.results import Study
 from hpsearch.space.find import find_space
 from hpsearch.space.load import load_space as load_file
@@ -94,7 +94,7 @@ def run(space: Space, *, data: str | None = None, **options: Unpack[Options]) ->
 
     data: another text than the space's. Raises what `tune` raises.
     """
-    return _work(load_space(space).override(data={"text": data} if data else None), None, options)
+    return _work(load_space(space).override(data={"text": data} if data is not None else None), None, options)
 
 
 def tune(
@@ -132,8 +132,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; known: {', '.join(Options.__annotations__)}")
     trials, view = options.get("trials", 50), options.get("view", "auto")
-    if trials < 1:
-        raise BadInput(f"trials={trials}: a study has at least 1 trial")
+    require_trials(f"trials={trials}", trials)
     folder = Path(options.get("studies_dir", STUDIES_DIR))
     where = on_this_machine(str(options.get("slots", "auto")), options.get("device", "auto"))
     request = Request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
 
 STUDIES_DIR = Path("studies")
+MOST_TRIALS = 1_000_000
+"""Of one study. Each is a row that every start reads; and a number's column on a server ends at 2^31."""
+MOST_SLOTS = 1024
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Placement:
     """Of each slot of a new study."""
     open: Callable[[int, str], Executor]
     """Starts the slots: the threads of each, and the trainer that they load."""
+    memory_bytes: int | None = None
+    """What a trial can have at the very most; None where only its slot knows (a GPU, a node of a cluster)."""
 
 
 def on_this_machine(slots: str, device: str, *, threads: int | None = None, most: int | None = None) -> Placement:
@@ -34,6 +40,7 @@ def on_this_machine(slots: str, device: str, *, threads: int | None = None, most
     """
     from hpsearch.execution.devices import choose_device, cores
     from hpsearch.execution.local import LocalExecutor
+    from hpsearch.training.memory import machine_memory
 
     devices = choose_device(device)
     if slots == "auto" and devices[0] == "cpu" and threads:
@@ -42,7 +49,18 @@ def on_this_machine(slots: str, device: str, *, threads: int | None = None, most
         count = slot_count(slots, devices)
     count = min(count, most or count)
     each = threads or (max(1, cores() // count) if devices[0] == "cpu" else 1)
-    return Placement(devices, each, lambda threads, trainer: LocalExecutor(count, threads, trainer=trainer))
+    return Placement(
+        devices,
+        each,
+        lambda threads, trainer: LocalExecutor(count, threads, trainer=trainer),
+        memory_bytes=machine_memory() if devices[0] == "cpu" else None,
+    )
+
+
+def require_trials(told: str, trials: int) -> None:
+    """Raises BadInput for a total of trials that no study has. told: how it was given."""
+    if not 1 <= trials <= MOST_TRIALS:
+        raise BadInput(f"{told}: a study has at least 1 trial, and at most {MOST_TRIALS:,}")
 
 
 def slot_count(word: str, devices: tuple[str, ...]) -> int:
@@ -51,8 +69,9 @@ def slot_count(word: str, devices: tuple[str, ...]) -> int:
 
     if word == "auto":
         return cores() if devices[0] == "cpu" else len(devices)
-    if not word.isdecimal() or int(word) < 1:
-        raise BadInput(f"--slots {word}: give a whole number from 1, or auto")
+    # The length first: Python refuses to read a number of thousands of digits.
+    if not word.isdecimal() or len(word) > 9 or not 1 <= int(word) <= MOST_SLOTS:
+        raise BadInput(f"--slots {word}: give a whole number from 1 to {MOST_SLOTS}, or auto")
     return int(word)
 
 
@@ -86,3 +105,34 @@ def cache_dir() -> Path:
 
     named = os.environ.get("HPSEARCH_CACHE_DIR")
     return Path(named) if named else user_cache_path("hpsearch", appauthor=False)
+
+
+def require_writable(path: Path) -> None:
+    """Find out before the work starts that a file cannot be written at its end. Raises BadInput."""
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise BadInput(f"{path}: the folder {path.parent} does not exist; create it first")
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            _try_folder(path.parent)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written ({error.strerror}); choose another place") from None
+
+
+def require_folder(option: str, folder: Path) -> None:
+    """Find out before the work starts that a folder cannot be made or written. Raises BadInput."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise BadInput(f"{option} {folder}: {nearest} is a file; name a folder")
+    try:
+        _try_folder(nearest)
+    except OSError as error:
+        raise BadInput(f"{option} {folder}: {nearest} cannot be written ({error.strerror}); name another place") from None
+
+
+def _try_folder(folder: Path) -> None:
+    """Make a file without a name. Permissions do not tell: the superuser has them on a read-only disk too."""
+    tempfile.TemporaryFile(dir=folder).close()

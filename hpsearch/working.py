@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.errors import BadInput, StudyGone, StudyOwned
+from hpsearch.errors import BadInput, ConfigError, HpsearchError, StorageUnreachable, StudyGone, StudyOwned
 from hpsearch.places import Placement
 from hpsearch.report.view import StudyView, amount, duration, searched_by
 from hpsearch.search.confirmation import Confirmation, Retraining, confirmable, fresh_seeds, left_to_do
@@ -23,8 +24,11 @@ from hpsearch.search.limits import Limits
 from hpsearch.search.study import Checked, CheckedModel, Request, Study, check, open_study
 from hpsearch.search.watcher import Watcher
 from hpsearch.space.edges import edges
+from hpsearch.storage.engine import sqlite_file
 from hpsearch.storage.leases import this_process
+from hpsearch.storage.store import Store
 from hpsearch.tracking import Both, Tracking, require_trackers
+from hpsearch.training.memory import require_memory
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
@@ -92,56 +96,74 @@ def _work(
 ) -> Worked:
     require_trackers(trackers)
     checked = check(request)
+    if where.memory_bytes is not None and isinstance(checked, CheckedModel):
+        try:
+            require_memory(checked.baseline, where.memory_bytes)
+        except ConfigError as error:
+            raise request.space.document.place.error(f"the baseline (the priors) cannot be trained: {error}") from None
     if confirm is not None:
         checked.workload.require_seed()
     owner = this_process()
-    with _studies_folder(request):
+    with _nothing_left_of_bad_input(request):
         opened = open_study(request, checked, owner)
-    try:
-        with (
-            lease_kept(opened.store, opened.record.id, owner),
-            _undone_if_impossible(opened),
-            contextlib.closing(where.open(opened.record.threads, opened.workload.trainer)) as slots,
-        ):
-            count = len(slots.idle())
-            try:
-                announce(opened, checked, count, slots, owner.token, say, confirm)
-            except KeyboardInterrupt:
-                say(f"interrupted: study '{opened.record.name}' has not begun; the same command begins it")
-                raise
-            with contextlib.ExitStack() as watching:
-                watcher = watching.enter_context(watch(count))
-                if trackers:
-                    watcher = Both(watcher, watching.enter_context(Tracking(trackers, opened.folder, say)))
-                coordinator = Coordinator(opened, slots, watcher, owner, limits, step_limit_s=step_limit_s)
-                with stop_on_signals(coordinator, again) as caught:
-                    ended = coordinator.run()
-            note_cost(opened, owner.token)
-            interrupted: list[int] = []
-            if confirm is not None and ended and not caught:
-                interrupted = _confirm(opened, slots, owner, *confirm, say, again)
-    finally:
-        with contextlib.suppress(StudyGone, StudyOwned):
-            opened.store.release(opened.record.id, owner)
+        try:
+            with (
+                lease_kept(opened.store, opened.record.id, owner),
+                _undone_if_impossible(opened),
+                contextlib.closing(where.open(opened.record.threads, opened.workload.trainer)) as slots,
+            ):
+                count = len(slots.idle())
+                try:
+                    announce(opened, checked, count, slots, owner.token, say, confirm)
+                except KeyboardInterrupt:
+                    say(f"interrupted: study '{opened.record.name}' has not begun; the same command begins it")
+                    raise
+                with contextlib.ExitStack() as watching:
+                    watcher = watching.enter_context(watch(count))
+                    if trackers:
+                        watcher = Both(watcher, watching.enter_context(Tracking(trackers, opened.folder, say)))
+                    coordinator = Coordinator(opened, slots, watcher, owner, limits, step_limit_s=step_limit_s)
+                    with stop_on_signals(coordinator, again) as caught:
+                        ended = coordinator.run()
+                note_cost(opened, owner.token)
+                interrupted: list[int] = []
+                if confirm is not None and ended and not caught:
+                    interrupted = _confirm(opened, slots, owner, *confirm, say, again)
+        finally:
+            # Where the database is away the lease ends by itself; what has been said of that counts.
+            with contextlib.suppress(StudyGone, StudyOwned, StorageUnreachable):
+                opened.store.release(opened.record.id, owner)
     return Worked(opened, ended, coordinator.stopping, coordinator.stopped_for_now, caught, interrupted)
 
 
 @contextlib.contextmanager
-def _studies_folder(request: Request) -> Iterator[None]:
-    """The folder is there; one that was made for a study that is refused goes again."""
-    folder = request.studies_dir
+def _nothing_left_of_bad_input(request: Request) -> Iterator[None]:
+    """The studies folder is there. It, and a database in a file, go again if they were made for a study that is refused."""
+    folder, made = request.studies_dir, None
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--studies-dir {folder}: cannot be created ({error.strerror}); name another") from None
     try:
+        file = sqlite_file(request.storage_url)
+        made = file if file is not None and not file.exists() else None
         yield
-    except BaseException:
+    except BaseException as error:
+        if made is not None and isinstance(error, BadInput):
+            _remove_if_empty(request.storage_url, made)
         with contextlib.suppress(OSError):  # Not empty: another study was made there meanwhile.
             if new:
                 folder.rmdir()
         raise
+
+
+def _remove_if_empty(url: str, file: Path) -> None:
+    """Remove a database that this process made, unless another one has begun a study there meanwhile."""
+    with contextlib.suppress(HpsearchError), Store.open(url, create=False) as store, store.setup_lock():
+        if not store.studies():
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from hpsearch import __version__
-from hpsearch.errors import INTERRUPTED, HpsearchError, StoppedForNow
+from hpsearch.cli.arguments import take_words
+from hpsearch.errors import INTERRUPTED, BadInput, HpsearchError, StoppedForNow
 
 app = typer.Typer(
     name="hpsearch",
@@ -45,9 +46,10 @@ def main() -> None:
     # Optuna calls what it has had for years experimental; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*experimental")
     try:
+        words = take_words()
         from hpsearch.cli import run, look, steer, export, take, confirm, price, serve, spaces, manage  # noqa: F401, I001 - each declares its verbs, in this order
 
-        code = app(prog_name="hpsearch", standalone_mode=False)
+        code = app(words, prog_name="hpsearch", standalone_mode=False)
         sys.stdout.flush()  # Here, so that a reader who has gone is met below and not while Python closes.
     except typer.Abort:
         code = INTERRUPTED
@@ -67,6 +69,9 @@ def main() -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _complain(f"{error.filename or 'a file'}: {error.strerror}; make room, then run the same command again")
             sys.exit(StoppedForNow.exit_code)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _complain(f"{str(error.filename)[:60]}…: this name is too long for a file; give a shorter one")
+            sys.exit(BadInput.exit_code)
         code = 1
         log = _write_traceback()
         _complain(f"unexpected error, a bug: {type(error).__name__}: {_first_line(error)}; the traceback is in {log}")

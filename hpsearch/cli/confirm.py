@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from hpsearch.storage.records import Owner, StudyRecord
     from hpsearch.storage.store import Store
 
+MOST_SEEDS = 1000
+
 
 @app.command()
 def confirm(
@@ -123,8 +125,8 @@ def confirm(
 def require_counts(top: int, seeds: int) -> None:
     if top < 1:
         raise BadInput(f"--top {top}: give a number of trials from 1")
-    if seeds < 1:
-        raise BadInput(f"--seeds {seeds}: give a number of seeds from 1, and 2 or more for an interval")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise BadInput(f"--seeds {seeds}: give a number of seeds from 1 to {MOST_SEEDS:,}, and 2 or more for an interval")
 
 
 def retrain(

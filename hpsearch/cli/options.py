@@ -6,16 +6,15 @@ import json
 import os
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpsearch.errors import BadInput, HpsearchError
-from hpsearch.places import STUDIES_DIR, cache_dir, read_secret, storage_url
+from hpsearch.places import STUDIES_DIR, cache_dir, read_secret, require_folder, require_writable, storage_url
 
-__all__ = ["STUDIES_DIR", "cache_dir", "read_secret", "storage_url"]
+__all__ = ["STUDIES_DIR", "cache_dir", "read_secret", "require_folder", "require_writable", "storage_url"]
 
 if TYPE_CHECKING:
     from hpsearch.storage.records import StudyRecord
@@ -112,34 +111,3 @@ def same_place(storage: str | None, studies_dir: Path) -> str:
 def print_json(document: Any) -> None:
     json.dump(document, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
-
-
-def require_writable(path: Path) -> None:
-    """Find out before the work starts that a file cannot be written at its end. Raises BadInput."""
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise BadInput(f"{path}: the folder {path.parent} does not exist; create it first")
-    try:
-        if path.exists():
-            path.open("ab").close()
-        else:
-            _try_folder(path.parent)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written ({error.strerror}); choose another place") from None
-
-
-def require_folder(option: str, folder: Path) -> None:
-    """Find out before the work starts that a folder cannot be made or written. Raises BadInput."""
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not nearest.is_dir():
-        raise BadInput(f"{option} {folder}: {nearest} is a file; name a folder")
-    try:
-        _try_folder(nearest)
-    except OSError as error:
-        raise BadInput(f"{option} {folder}: {nearest} cannot be written ({error.strerror}); name another place") from None
-
-
-def _try_folder(folder: Path) -> None:
-    """Make a file without a name. Permissions do not tell: the superuser has them on a read-only disk too."""
-    tempfile.TemporaryFile(dir=folder).close()

@@ -45,14 +45,13 @@ def price(
     from hpsearch.cli.run import leave, load, say
     from hpsearch.execution.devices import choose_device, cores
     from hpsearch.execution.local import LocalExecutor
-    from hpsearch.places import slot_count
+    from hpsearch.places import require_trials, slot_count
     from hpsearch.search.forecast import draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
     from hpsearch.search.study import CheckedModel, Request, check, new_budget
 
     signal.signal(signal.SIGTERM, leave)
-    if trials < 1:
-        raise BadInput(f"--trials {trials}: a study has at least 1 trial")
+    require_trials(f"--trials {trials}", trials)
     chosen = load(space, settings, budget, data)
     if chosen.own:
         raise BadInput(f"--space {space}: only the runs of a trainer of your own tell its price; run a few trials first")

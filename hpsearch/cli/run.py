@@ -30,6 +30,7 @@ from hpsearch.cli.options import (
 )
 from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
 from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForNow
+from hpsearch.places import require_trials
 
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
@@ -155,8 +156,7 @@ def run(
     from hpsearch.working import work
 
     signal.signal(signal.SIGTERM, leave)  # Until the coordinator works, there is nothing to pause.
-    if trials < 1:
-        raise BadInput(f"--trials {trials}: a study has at least 1 trial")
+    require_trials(f"--trials {trials}", trials)
     for option, amount, unit in (
         ("--timeout", timeout, "seconds"),
         ("--budget-flops", budget_flops, "FLOPs"),
@@ -167,8 +167,6 @@ def run(
             raise BadInput(f"{option} {amount}: give a number of {unit} above 0")
     if patience is not None and patience < 1:
         raise BadInput(f"--patience {patience}: give a number of trials from 1")
-    if seed is not None and seed < 0:
-        raise BadInput(f"--seed {seed}: give a whole number from 0")
     require_counts(top, seeds)
     limits = Limits(
         timeout_s=timeout or math.inf,
@@ -237,8 +235,8 @@ def load(word: str, settings: list[str] | None, budget: str | None, data: str | 
         say(f"space: the bundled '{path.stem}' ({path})")
     return load_space(path, own=own).override(
         settings=dict(map(parse_setting, settings or [])),
-        budget=parse_budget(budget) if budget else None,
-        data={"text": data} if data else None,
+        budget=parse_budget(budget) if budget is not None else None,
+        data={"text": data} if data is not None else None,
     )
 
 

@@ -148,12 +148,12 @@ def train(
 
             result = train_config(
                 asked.settings,
-                asked.data.model_copy(update={"text": data}) if data else asked.data,
+                asked.data.model_copy(update={"text": data}) if data is not None else asked.data,
                 out,
                 cache_dir=cache_dir(),
                 device=where,
                 threads=threads or asked.run.threads or cores(),
-                fingerprint="" if data else asked.data_fingerprint,
+                fingerprint="" if data is not None else asked.data_fingerprint,
                 objectives=(asked.study.objective,) if asked.study else (),
                 say=say,
                 asked=pausing.asked,
@@ -161,6 +161,9 @@ def train(
     except KeyboardInterrupt:
         say("interrupted before the first step; the same command begins anew")
         return INTERRUPTED
+    except MemoryError as error:
+        smaller = "make batch_size, context_length or the model (d_model, num_layers) smaller"
+        raise BadInput(f"memory is short: {error}; {smaller}") from None
     if result.outcome is Outcome.PAUSED:
         say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
         return pausing.exit_code
@@ -170,7 +173,7 @@ def train(
         with contextlib.suppress(shutil.SameFileError):
             shutil.copyfile(config, out / "config.yaml")
     found = result.metrics.get(asked.study.objective) if asked.study else None
-    expected = asked.study.value if asked.study and not data and not changes else None
+    expected = asked.study.value if asked.study and data is None and not changes else None
     if as_json:
         print_json({"metrics": result.metrics, "exported_value": expected, "sample": result.sample, "model": str(out)})
         return 0

@@ -35,6 +35,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     Raises StoppedForNow when the disk is full, and DataError when the folder cannot be written.
     """
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
+    new = [folder for folder in (path.parent, path.parent.parent) if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _forget_abandoned(path.parent)
@@ -47,13 +48,14 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoppedForNow(f"{path.parent}: the disk is full; make room and run the same command again") from None
-        raise
-    finally:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+            for folder in new:
+                folder.rmdir()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoppedForNow(f"{path.parent}: the disk is full; make room and run the same command again") from None
+        raise
 
 
 def _forget_abandoned(folder: Path) -> None:

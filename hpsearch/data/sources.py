@@ -17,6 +17,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import importlib.util
+import logging
 import os
 import secrets
 import stat
@@ -63,6 +64,8 @@ def find_text(word: str, cache_dir: Path, *, without: frozenset[Path] = frozense
     Relative paths are relative to the working directory; `~` is the home folder. Raises DataError: missing (with the
     nearest name), empty, a folder without text, not UTF-8 (with the byte offset), or not readable.
     """
+    if not word:
+        raise DataError(f"the text has an empty name{_GIVE}")  # As a path it would be the working directory.
     if word == "pydoc":
         return _pydoc(cache_dir)
     if word == "stdlib":
@@ -250,6 +253,8 @@ def _hugging_face(word: str, cache_dir: Path) -> Text:
         raise DataError(f"{word}: needs the Hugging Face library; install it with: pip install 'hpsearch[hf]'")
     import datasets
 
+    # Its retries would be lines of their own: what fails in the end is told below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     load: Callable[..., Any] = datasets.load_dataset
     try:
         rows = load(name, configuration or None, split="train")

@@ -94,8 +94,9 @@ class Split:
         total = self.validation_bytes
         count = min(eval_iters, total // HELD_OUT_BYTES)
         if count < 1:
+            names = ", ".join(part.name for part in self.validation)
             raise DataError(
-                f"the validation part has {total:,} bytes and an evaluation needs {HELD_OUT_BYTES:,}; "
+                f"{names}: the validation part has {total:,} bytes and an evaluation needs {HELD_OUT_BYTES:,}; "
                 "use a longer text or a larger share for validation"
             )
         spans = []

@@ -119,6 +119,9 @@ class RayExecutor:
         target = self._slots[slot]
         self._tell(target, "answer", target.stay, answer)
 
+    def kill(self, slot: str) -> None:
+        self._ray.kill(self._slots[slot].actor)  # Its pending call fails, as when its node is lost.
+
     def messages(self, timeout_s: float) -> list[SlotMessage]:
         self._look()
         calls = {call: slot for slot in self._slots.values() for call in (slot.listening, *slot.calls) if call is not None}

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import types
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from hpsearch.errors import SlotsUnable
 from hpsearch.execution.protocol import TRANSFORMER, Died, Ended, Failed, Ready, Reply, SlotInfo, SlotMessage, TrialTask
-from hpsearch.execution.slot import Alive, slot_main
+from hpsearch.execution.slot import BEAT_S, UNHEARD, Alive, slot_main
 from hpsearch.execution.watchdog import Patience
 from hpsearch.training.events import Answer, EvalPoint
 
@@ -55,6 +56,10 @@ class LocalExecutor:
         self._threads, self._trainer = threads, trainer
         self._host = socket.gethostname()
         self._stillborn = 0
+        self._beats: Any = self._context.RawValue("Q", 0)
+        self._closed = threading.Event()
+        # From a thread: a sampler's fit, or a database that does not answer, must not look like an end to the slots.
+        threading.Thread(target=self._beat, daemon=True, name="slots-beat").start()
         self._slots = {f"slot-{index}": self._start(f"slot-{index}") for index in range(slots)}
 
     def idle(self) -> Sequence[SlotInfo]:
@@ -76,6 +81,11 @@ class LocalExecutor:
             target.patience.seen()  # What it waited for was no hang of its own.
         target.waiting = None
 
+    def kill(self, slot: str) -> None:
+        target = self._slots[slot]
+        target.task = None  # It is not for the process after it.
+        target.process.kill()
+
     def messages(self, timeout_s: float) -> list[SlotMessage]:
         by_handle: dict[Any, _Slot] = {slot.connection: slot for slot in self._slots.values()}
         found: list[SlotMessage] = []
@@ -94,11 +104,10 @@ class LocalExecutor:
             body = slot.connection.recv()
         except (EOFError, OSError):
             code = self._replace(slot)
-            if not slot.ready:
+            if slot.number is not None and slot.task is None:
+                found.append(SlotMessage(slot.info.name, slot.number, _death(slot, code)))
+            elif not slot.ready:
                 self._again(slot, code)
-            elif slot.number is not None:
-                reason = slot.patience.verdict() if slot.patience is not None else ""
-                found.append(SlotMessage(slot.info.name, slot.number, Died(code, reason)))
             return
         if isinstance(body, Ready):
             slot.ready, slot.task, self._stillborn = True, None, 0
@@ -120,6 +129,7 @@ class LocalExecutor:
         return {slot.info: slot.connection for slot in self._slots.values()}
 
     def close(self) -> None:
+        self._closed.set()
         for slot in self._slots.values():
             slot.connection.close()
         patience = time.monotonic() + 2.0
@@ -130,10 +140,17 @@ class LocalExecutor:
                 slot.process.join()
         self._slots.clear()
 
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_S):
+            self._beats.value += 1
+
     def _start(self, name: str) -> _Slot:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=slot_main, args=(theirs, self._trainer, self._threads, os.getpid()), name=f"hpsearch {name}", daemon=True
+            target=slot_main,
+            args=(theirs, self._trainer, self._threads, os.getpid(), self._beats),
+            name=f"hpsearch {name}",
+            daemon=True,
         )
         # A slot needs no database, and its environment can be read by every process of the user.
         secrets = {name: os.environ.pop(name) for name in SECRETS if name in os.environ}
@@ -178,3 +195,10 @@ class LocalExecutor:
             slot.connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
             return  # It died; `messages` meets the end of its pipe and says so.
+
+
+def _death(slot: _Slot, code: int | None) -> Died:
+    reason = slot.patience.verdict() if slot.patience is not None else ""
+    if code == UNHEARD:  # As with a lost node, no fault of the trial.
+        return Died(None, "its coordinator had been frozen for too long")
+    return Died(code, reason)

@@ -95,6 +95,8 @@ class TrialTask:
     """Evaluations of the trial that are stored; None: all there were."""
     step_limit_s: float | None = None
     """A trainer that takes no step for so long is hung: its slot leaves its stacks in `folder / "stacks.txt"` and dies."""
+    silence_s: float | None = None
+    """A slot ends when its coordinator has not been heard of for so long: another one may have its trial by then."""
     own: OwnRun | None = None
     """Only of a trainer of one's own, whose `config` has what its space names."""
 
@@ -170,6 +172,9 @@ class Executor(Protocol):
 
     def answer(self, slot: str, answer: Answer) -> None:
         """Answer the evaluation that the slot waits on; PAUSE and STOP may also come unasked, between evaluations."""
+
+    def kill(self, slot: str) -> None:
+        """End the slot's process. A trial in it is reported as `Died`, and another process takes its place."""
 
     def messages(self, timeout_s: float) -> list[SlotMessage]:
         """What the slots said, oldest first; waits up to timeout_s when there is nothing yet.

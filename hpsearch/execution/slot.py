@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 from hpsearch.errors import HpsearchError, StoppedForNow
 from hpsearch.execution.protocol import Ended, Failed, Ready, Reply, TrialTask
@@ -27,6 +28,10 @@ Trainer = Callable[[TrialTask], Generator[Event, Answer, TrainResult]]
 
 LOOK_S = 0.1
 """Between two looks for an unasked answer: one costs some microseconds, which is much beside a step of a tiny model."""
+BEAT_S = 0.5
+"""Between two signs of life of a coordinator, and between two looks for them."""
+UNHEARD = 113
+"""Exit code of a slot that missed them for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +39,12 @@ class Alive:
     """The run takes steps, with nothing to report yet. Between executor and slot only: a coordinator does not see it."""
 
 
-def slot_main(connection: Connection, trainer: str, threads: int, parent: int) -> None:
-    """Serve tasks until the coordinator closes its end of the pipe or dies. `trainer` is `module:function`."""
-    _die_with(parent)
+def slot_main(connection: Connection, trainer: str, threads: int, parent: int, beats: Any) -> None:
+    """Serve tasks until the coordinator closes its end of the pipe or dies. `trainer` is `module:function`.
+
+    beats: a shared number that changes all the time while the coordinator lives.
+    """
+    coordinator = _Parent(parent, beats)
     for number in (signal.SIGINT, signal.SIGTERM):  # They reach the whole process group; the coordinator decides.
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # Blocked while this process started.
@@ -51,6 +59,7 @@ def slot_main(connection: Connection, trainer: str, threads: int, parent: int) -
         while True:
             task = connection.recv()
             if isinstance(task, TrialTask):  # A late answer to a run that has ended is no task.
+                coordinator.silence_s = task.silence_s
                 connection.send(_run(connection, run, task))
 
 
@@ -136,15 +145,23 @@ def failure(error: Exception) -> Failed:
     return Failed("out-of-memory", message, trace, shortfall_bytes=missing, micro_batches=parts)
 
 
-def _die_with(parent: int) -> None:
-    """End this process when its parent ends, however that ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+class _Parent:
+    """Ends this process when its parent ends, however that ends, or has not been heard of for `silence_s`; None: for ever."""
 
-    def watch() -> None:
-        # Elsewhere than on Linux, and for a parent that died before the call above.
-        while os.getppid() == parent:
-            time.sleep(0.5)
+    def __init__(self, pid: int, beats: Any) -> None:
+        self.silence_s: float | None = None
+        self._pid, self._beats = pid, beats
+        if sys.platform == "linux":
+            ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        threading.Thread(target=self._watch, daemon=True, name="parent-watch").start()
+
+    def _watch(self) -> None:
+        # Silence is counted in looks, and not by the clock: a terminal's Ctrl-Z stops parent and slot alike.
+        heard, silent_s = self._beats.value, 0.0
+        while os.getppid() == self._pid:  # Not on Linux, or its end came before the call above.
+            if self.silence_s is not None and silent_s >= self.silence_s:
+                os._exit(UNHEARD)  # As in a crash: a checkpoint that is being written is not there yet.
+            time.sleep(BEAT_S)
+            before, heard = heard, self._beats.value
+            silent_s = silent_s + BEAT_S if heard == before else 0.0
         os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

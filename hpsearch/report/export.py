@@ -211,6 +211,8 @@ def parse_value(text: str) -> Any:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise BadInput(f"--set …={text}: not a YAML value ({_sentence(str(error))})") from None
+    except RecursionError:
+        raise BadInput(f"--set …={text[:60]}…: nested too deeply; no value needs more than two levels") from None
 
 
 def config_yaml(asked: ExportedConfig) -> str:
@@ -296,11 +298,12 @@ def _parse(path: Path) -> tuple[dict[str, Any], _Places]:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); a configuration is a YAML file") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot read the configuration: {error.strerror}") from None
-    if path.suffix.lower() == ".toml":
-        return _parse_toml(text, path), {}
     try:
+        if path.suffix.lower() == ".toml":
+            return _parse_toml(text, path), {}
+        places: _Places = {}
+        _note_places(YAML(typ="safe", pure=True).compose(text), (), places, str(path))
         content = YAML(typ="safe", pure=True).load(text)
-        root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -310,10 +313,10 @@ def _parse(path: Path) -> tuple[dict[str, Any], _Places]:
         raise SpaceError(_sentence(problem), path=str(path), line=line, column=column) from None
     except YAMLError as error:
         raise SpaceError(_sentence(str(error)), path=str(path)) from None
+    except RecursionError:
+        raise SpaceError("nested too deeply: a configuration needs three levels", path=str(path)) from None
     if not isinstance(content, dict):
         raise SpaceError("no configuration here: write one `name: value` a line", path=str(path))
-    places: _Places = {}
-    _note_places(root, (), places)
     return {str(key): value for key, value in content.items()}, places
 
 
@@ -327,12 +330,16 @@ def _parse_toml(text: str, path: Path) -> dict[str, Any]:
         raise SpaceError(f"not TOML: {message}", path=str(path), line=line, column=column) from None
 
 
-def _note_places(node: Node | None, prefix: tuple[str, ...], places: _Places) -> None:
+def _note_places(node: Node | None, prefix: tuple[str, ...], places: _Places, path: str) -> None:
+    """Where each key is written. Raises SpaceError for one that is written twice."""
     if isinstance(node, MappingNode):
         for key, value in node.value:
-            here = (*prefix, str(key.value))
-            places[here] = (key.start_mark.line + 1, key.start_mark.column + 1)
-            _note_places(value, here, places)
+            here, (line, column) = (*prefix, str(key.value)), (key.start_mark.line + 1, key.start_mark.column + 1)
+            if here in places:
+                told = f"duplicate key '{key.value}': it is also on line {places[here][0]}; keep one"
+                raise SpaceError(told, path=path, line=line, column=column)
+            places[here] = (line, column)
+            _note_places(value, here, places, path)
 
 
 def _section(model: type[Any], name: str, sections: Mapping[str, Any], path: str, places: _Places) -> Any:

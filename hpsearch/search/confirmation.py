@@ -21,6 +21,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, SlotInfo, SlotMessage, TrialTask
 from hpsearch.model.counting import count
+from hpsearch.search.lease import SILENCE_S
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
 from hpsearch.storage.store import Store
 from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult, Warned
@@ -32,7 +33,7 @@ PARTS = 4
 """Into so many times as many micro-batches a batch is cut after memory was short."""
 STEP_LIMIT_S = 600.0
 GRACE_S = 20.0
-"""How long one that is asked to stop waits for a database that does not answer, once all runs are paused."""
+"""How long one that is asked to stop waits for its slots, and for a database that does not answer after them."""
 
 SHARED_FILES = {"save_dir": None, "log_file": None, "max_save_num": 1}
 """A retraining keeps its files in its own folder, wherever the trial's went."""
@@ -79,7 +80,6 @@ class _Run:
     slot: str = ""
     seconds: float = 0.0
     """Of training, up to its last evaluation."""
-    asked_to_pause: bool = False
 
 
 @dataclass
@@ -106,6 +106,7 @@ class Confirmation:
     """Why it was stopped before its end; empty when it was not."""
     _inbox: deque[SlotMessage] = field(default_factory=deque)
     _active: dict[int, _Run] = field(default_factory=dict)
+    _asked_to_pause_at: float | None = None
     _paused_since: float | None = None
 
     def stop(self, reason: str) -> None:
@@ -158,19 +159,24 @@ class Confirmation:
             objectives=self.study.objectives,
             micro_batches=run.micro_batches,
             step_limit_s=STEP_LIMIT_S,
+            silence_s=SILENCE_S,
             own=self.own and replace(self.own, seed=run.work.seed),
         )
-        run.slot, run.asked_to_pause = slot.name, False
+        run.slot = slot.name
         self._active[number] = run
         self.say(f"trial {run.work.trial.number} on seed {run.work.seed} in {slot.name}")
         self.executor.submit(slot, task)
 
     def _pause_all(self) -> None:
-        if self.stopping:
+        if not self.stopping:
+            return
+        if self._asked_to_pause_at is None:
+            self._asked_to_pause_at = time.monotonic()
             for run in self._active.values():
-                if not run.asked_to_pause:
-                    run.asked_to_pause = True
-                    self.executor.answer(run.slot, Answer.PAUSE)
+                self.executor.answer(run.slot, Answer.PAUSE)
+        elif time.monotonic() - self._asked_to_pause_at > GRACE_S:
+            for slot in self._busy():
+                self.executor.kill(slot)
 
     def _handle(self, message: SlotMessage, run: _Run) -> tuple[bool, bool]:
         """Whether the run is to be tried again, and whether it is over."""
@@ -198,6 +204,9 @@ class Confirmation:
                 why = message.body.message
             case Failed():
                 run.tries, why = MAX_TRIES, message.body.message  # It would fail of the same again.
+            case Died() if self.stopping:
+                del self._active[message.number]
+                return False, False
             case Died(exit_code, reason):
                 why = reason or f"its process ended with {exit_code}"
             case _:
@@ -237,11 +246,14 @@ class Confirmation:
         self._inbox.extend(self.executor.messages(0.0))
         for run in self._active.values():
             self.executor.answer(run.slot, Answer.CONTINUE)  # Nothing to a slot that does not wait for one.
-        busy = {run.slot for run in self._active.values()} - {slot.name for slot in self.executor.idle()}
-        if self.stopping and not busy:
+        if self.stopping and not self._busy():
             self._paused_since = self._paused_since or time.monotonic()
             if time.monotonic() - self._paused_since > GRACE_S:
                 raise StorageUnreachable(f"{reason}; the runs are checkpointed: the same command goes on with them")
+
+    def _busy(self) -> set[str]:
+        """The slots that a run is in. (One that ended during an outage is still active.)"""
+        return {run.slot for run in self._active.values()} - {slot.name for slot in self.executor.idle()}
 
     def over(self, seconds: float) -> None:
         if seconds > 1.0:

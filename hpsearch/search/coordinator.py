@@ -18,6 +18,7 @@ from hpsearch.search.auto import evidence
 from hpsearch.search.fronts import no_dearer
 from hpsearch.search.gain import IN_A_ROW, not_worth_it
 from hpsearch.search.judging import Judge
+from hpsearch.search.lease import RENEW_S, SILENCE_S
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.limits import Limits, Spent
 from hpsearch.search.scheduling import make_scheduler
@@ -29,13 +30,12 @@ from hpsearch.storage.transactions import storage_errors
 from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
 
 POLL_S = 0.2
-RENEW_S = LEASE_S / 5
 REQUESTS_S = 1.0
 """How often the requests of people at other terminals are read."""
 STEP_LIMIT_S = 600.0
 """A trial that takes no step for so long is hung."""
 GRACE_S = 20.0
-"""How long a coordinator that is asked to stop waits for a database that does not answer, once all trials are paused."""
+"""How long a coordinator that is asked to stop waits for its slots, and for a database that does not answer after them."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Coordinator:
         """Trials that were left for a later coordinator."""
         self._stopping = ""
         """Why no trial starts any more and those that run pause; empty while they do not."""
-        self._asked_to_pause = False
+        self._asked_to_pause_at: float | None = None
         self._enough = ""
         """Why no new trial is worth it; those that run end."""
         self._enough_before = 0
@@ -120,6 +120,7 @@ class Coordinator:
         """
         self._study.store.sit_out(self)
         self._study.storage.sit_out(self)
+        self._study.storage.write_under((self._study.record.id, self._owner.token))
         try:
             with storage_errors(self._study.storage.engine.url):
                 return self._work()
@@ -131,6 +132,7 @@ class Coordinator:
         finally:
             self._study.store.sit_out(None)
             self._study.storage.sit_out(None)
+            self._study.storage.write_under(None)
 
     def _work(self) -> str:
         self._watcher.opened(self._study.record, self._study.store.trials(self._study.record.id))
@@ -230,6 +232,7 @@ class Coordinator:
             branch_rungs=self._judge.branch_rungs(record.config),
             known_rungs=record.rung,  # What an outage kept from being stored died with the coordinator that knew it.
             step_limit_s=self._step_limit_s,
+            silence_s=SILENCE_S,
             own=study.workload.run(),
         )
         self._active[record.number] = _Active(record, attempt)
@@ -237,12 +240,22 @@ class Coordinator:
         self._watcher.started(record, slot.name, from_iteration)
 
     def _pause_all(self) -> None:
-        if not self._stopping or self._asked_to_pause:
+        if not self._stopping:
             return
-        for active in self._active.values():
-            self._executor.answer(active.slot, Answer.PAUSE)
-        self._asked_to_pause = True
-        self._watcher.note(f"{self._stopping}: pausing the running trials (interrupt once more to end at once)")
+        if self._asked_to_pause_at is None:
+            for active in self._active.values():
+                self._executor.answer(active.slot, Answer.PAUSE)
+            self._asked_to_pause_at = time.monotonic()
+            self._watcher.note(f"{self._stopping}: pausing the running trials (interrupt once more to end at once)")
+        elif self._out_of_time:
+            for active in self._active.values():
+                if not self._has_left(active):
+                    self._executor.kill(active.slot)
+
+    @property
+    def _out_of_time(self) -> bool:
+        """Whether the slots have had their time to pause."""
+        return self._asked_to_pause_at is not None and time.monotonic() - self._asked_to_pause_at > GRACE_S
 
     def _look_at_limits(self) -> None:
         running = [*(active.record for active in self._active.values()), *self._waiting, *self._aside.values()]
@@ -407,6 +420,10 @@ class Coordinator:
 
     def _on_died(self, active: _Active, died: Died) -> None:
         number = active.record.number
+        if self._out_of_time:  # Killed from here, which says nothing about the trial.
+            self._watcher.note(f"trial {number}: did not pause within {GRACE_S:.0f} s; it goes on from its last checkpoint")
+            self._pause(active, self._stopping)
+            return
         outcome = outcomes.of_death(died)
         record = outcomes.died(active.record, died, times=1 + self._ledger.attempts_that(outcome, number))
         how = outcomes.how(died)

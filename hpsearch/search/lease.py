@@ -11,9 +11,13 @@ from hpsearch.search.study import LEASE_S
 from hpsearch.storage.records import Owner
 from hpsearch.storage.store import Store
 
+RENEW_S = LEASE_S / 5
+SILENCE_S = LEASE_S - RENEW_S
+"""A coordinator that was frozen for so long may lose its lease: its slots end, as another one may begin with their trials."""
+
 
 @contextlib.contextmanager
-def lease_kept(store: Store, study_id: int, owner: Owner, every_s: float = LEASE_S / 5) -> Iterator[None]:
+def lease_kept(store: Store, study_id: int, owner: Owner, every_s: float = RENEW_S) -> Iterator[None]:
     """Renew `owner`'s lease from a thread. A lease that is lost stays lost: the coordinator's next write finds out."""
     over = threading.Event()
 

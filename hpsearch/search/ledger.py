@@ -1,7 +1,7 @@
 """What outlasts the coordinator: our rows and Optuna's, written in an order that survives a crash at any point.
 
 An outcome is stored here before Optuna is told of it; what an earlier coordinator left between the two is made good by
-`recover`. Every write is fenced by the lease's token and can be repeated without harm.
+`recover`. Every write, Optuna's too, is fenced by the lease's token and can be repeated without harm.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
+from hpsearch.places import require_folder, require_writable
 from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
 from hpsearch.search.proposals import concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
@@ -31,7 +32,7 @@ from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
-from hpsearch.storage.engine import optuna_storage, sqlite_url
+from hpsearch.storage.engine import optuna_storage, sqlite_file, sqlite_url
 from hpsearch.storage.others import others_directions
 from hpsearch.storage.records import BudgetRecord, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
@@ -61,6 +62,7 @@ LEASE_S = _lease_s()
 
 DEFAULT_SAMPLER = "auto"
 DEFAULT_PRUNER = "median"
+MOST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -179,21 +181,24 @@ class CheckedModel(Checked):
 
 def check(request: Request) -> Checked:
     """Find everything that is wrong with a request before anything is written. Raises BadInput."""
+    if request.seed is not None and not 0 <= request.seed <= MOST_SEED:
+        raise BadInput(f"--seed {request.seed}: give a whole number from 0 to {MOST_SEED}")
     if not NAME.fullmatch(request.name):
         raise BadInput(
             f"--study '{request.name[:140]}': a study's name has 1 to 128 characters out of letters, digits, '.', '_' and '-'"
         )
     space = request.space
-    make_sampler(request.sampler or DEFAULT_SAMPLER, space, 0, 0)
+    sampler = DEFAULT_SAMPLER if request.sampler is None else request.sampler
+    make_sampler(sampler, space, 0, 0)
     if request.earlier:
-        require_learner(request.sampler or DEFAULT_SAMPLER)
-    make_pruner(request.pruner or DEFAULT_PRUNER, space.budget.evaluations)
+        require_learner(sampler)
+    make_pruner(DEFAULT_PRUNER if request.pruner is None else request.pruner, space.budget.evaluations)
     if len(space.objectives) > 1 and request.pruner not in (None, "none"):
         raise BadInput(
             f"--pruner {request.pruner}: Optuna's pruners know one objective, and there are {len(space.objectives)}; "
             "--scheduler halving compares trials in all of them"
         )
-    check_scheduler(request.scheduler or "none")
+    check_scheduler("none" if request.scheduler is None else request.scheduler)
     if space.own or request.trainer is not None:
         return _check_own(request)
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
@@ -210,6 +215,7 @@ def check(request: Request) -> Checked:
     broken = outside(space, baseline)
     if broken:
         raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
+    _require_outputs(space, baseline)
     begun = not request.earlier or _begun(request)
     earlier = () if begun else tuple(read(request.earlier, request.name, space))
     workload = LanguageModel(space, request.cache_dir, corpora)
@@ -221,6 +227,18 @@ def check(request: Request) -> Checked:
         baseline=baseline,
         corpus=corpus,
     )
+
+
+def _require_outputs(space: SearchSpace, baseline: TrialConfig) -> None:
+    """Refuse places outside the study's folder that cannot be written: every trial would fail by them."""
+    for name, written in (("save_dir", baseline.save_dir), ("log_file", baseline.log_file)):
+        path = Path(written or "").expanduser()
+        if not path.is_absolute():
+            continue
+        try:
+            require_folder(name, path if name == "save_dir" else path.parent)
+        except BadInput as error:
+            raise space.parameters[name].place.error(str(error)) from None
 
 
 def _check_own(request: Request) -> Checked:
@@ -255,6 +273,9 @@ def _require_storage(request: Request) -> None:
         return  # Only a price is asked for.
     if request.storage_url == sqlite_url(default) and not default.exists():
         return  # It is made, with its folder, when all else is known.
+    file = sqlite_file(request.storage_url)
+    if file is not None and not file.exists():  # To open one that is there, and close it, would end this process's locks.
+        require_writable(file)
     theirs = others_directions(request.storage_url, request.name)
     if theirs:
         raise BadInput(

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
 
 from hpsearch.errors import BadInput, did_you_mean
 
@@ -32,6 +33,12 @@ _SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
 def sqlite_url(path: Path) -> str:
     """The URL of a SQLite file, whatever characters its path has."""
     return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite database; None for one on a server. Raises BadInput as `parse_url` does."""
+    parsed = parse_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
 def masked(url: str | URL) -> str:
@@ -70,6 +77,10 @@ def parse_url(url: str) -> URL:
             raise BadInput(f"{masked(url)}: the folder {path.parent} does not exist; create it, or name another")
         if path.is_dir():
             raise BadInput(f"{masked(url)}: {path} is a folder; name a file in it")
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{masked(url)}: {path} is neither a file nor free for one; name another")
+    elif parsed.port is not None and not 0 < parsed.port < 65536:
+        raise BadInput(f"{masked(url)}: {parsed.port} is no port; give one from 1 to 65535")
     return parsed.set(drivername=f"{scheme}+{driver}")
 
 
@@ -129,6 +140,14 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
         immediate = always_immediate or connection.get_execution_options().get("writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
+    def do_connect(dialect: Dialect, _record: object, positional: Any, named: Any) -> Any:
+        try:
+            return dialect.connect(*positional, **named)
+        except (OSError, TypeError, ValueError, dialect.loaded_dbapi.ProgrammingError) as error:
+            # What a server or a network says comes as other errors: this is an option that the driver cannot take.
+            raise _refused_options(engine.url, error) from None
+
+    event.listen(engine, "do_connect", do_connect)
     event.listen(engine, "connect", connect)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "begin", begin)
@@ -137,6 +156,11 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
 def _missing_driver(url: URL) -> BadInput:
     extra = url.get_backend_name()
     return BadInput(f"{masked(url)}: its driver {url.get_driver_name()} is missing; run: pip install 'hpsearch[{extra}]'")
+
+
+def _refused_options(url: URL, error: Exception) -> BadInput:
+    told = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return BadInput(f"{masked(url)}: the driver cannot connect with these options ({told}); mend what follows the '?'")
 
 
 def make_engine(url: str) -> Engine:
@@ -150,6 +174,8 @@ def make_engine(url: str) -> Engine:
         engine = create_engine(parsed, **_options(parsed))
     except ImportError:
         raise _missing_driver(parsed) from None
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise _refused_options(parsed, error) from None
     _listen(engine, always_immediate=False)
     return engine
 

@@ -1,4 +1,5 @@
-"""Optuna's storage for a coordinator: its calls outlast a database that does not answer, and are safe to make twice.
+"""Optuna's storage for a coordinator: its calls outlast a database that does not answer, are safe to make twice, and what
+they write passes the fence of the study's lease.
 
 Optuna wraps it in its own cache, as every RDBStorage. An answer can be lost after the server has committed, so a second try
 must find what the first one did: attributes and intermediate values replace, a parameter that is there is left, and what
@@ -7,16 +8,18 @@ Optuna itself would do twice or refuse is here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import func, select
+from sqlalchemy import Connection, event, func, select
 
+from hpsearch.storage import leases
 from hpsearch.storage.transactions import Database, Outage
 
 T = TypeVar("T")
@@ -28,6 +31,16 @@ class PatientStorage(RDBStorage):
     def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
         super().__init__(url, engine_kwargs=engine_kwargs)
         self._database = Database(self.engine)
+        self._lease: tuple[int, str] | None = None
+        self._writing = False
+        event.listen(self.scoped_session, "after_begin", self._begun)
+
+    def write_under(self, lease: tuple[int, str] | None) -> None:
+        """From now on, write only while the lease of our study of that id has that token; else StudyOwned, StudyGone.
+
+        None: write freely, as other programs do.
+        """
+        self._lease = lease
 
     def sit_out(self, outage: Outage | None) -> None:
         """As `Store.sit_out`."""
@@ -86,7 +99,7 @@ class PatientStorage(RDBStorage):
         return min(order, key=order.__getitem__, default=best)
 
     def _trying(self, attempt: Callable[[bool], T]) -> T:
-        """Call `attempt` patiently; its argument says whether it was called before."""
+        """Write by calling `attempt` patiently; its argument says whether it was called before."""
         again = False
 
         def once() -> T:
@@ -94,43 +107,61 @@ class PatientStorage(RDBStorage):
             before, again = again, True
             return attempt(before)
 
-        return self._database.patiently(once)
+        with self._fenced():
+            return self._database.patiently(once)
+
+    @contextlib.contextmanager
+    def _fenced(self) -> Iterator[None]:
+        before, self._writing = self._writing, True
+        try:
+            yield
+        finally:
+            self._writing = before
+
+    def _begun(self, _session: object, _transaction: object, connection: Connection) -> None:
+        """Pass the fence first in each of Optuna's transactions that write: before it can stumble over what a new owner did."""
+        if self._writing and self._lease is not None:
+            leases.fence(connection, *self._lease)
 
 
 def _feasible(trial: FrozenTrial) -> bool:
     return all(value <= 0 for value in trial.constraints.values())
 
 
-def _patient(name: str) -> Callable[..., Any]:
+def _patient(name: str, *, writes: bool) -> Callable[..., Any]:
     theirs = getattr(RDBStorage, name)
 
     @functools.wraps(theirs)
     def method(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
-        return self._database.patiently(lambda: theirs(self, *arguments, **named))
+        with self._fenced() if writes else contextlib.nullcontext():
+            return self._database.patiently(lambda: theirs(self, *arguments, **named))
 
     return method
 
 
 # What Optuna's study and its cache call while trials run; a method that calls another of these is patient through it.
-for _name in (
-    "create_new_study",
+_WRITES = (
     "set_study_user_attr",
     "set_study_system_attr",
+    "_set_trial_param",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+)
+_OTHERS = (
+    "create_new_study",
     "get_study_id_from_name",
     "get_study_name_from_id",
     "get_study_directions",
     "get_study_user_attrs",
     "get_study_system_attrs",
     "get_all_studies",
-    "_set_trial_param",
-    "set_trial_intermediate_value",
-    "set_trial_user_attr",
-    "set_trial_system_attr",
     "get_trial_id_from_study_id_trial_number",
     "get_trial_param",
     "get_trial_user_attrs",
     "get_trial_system_attrs",
     "get_trial",
     "_get_trials",
-):
-    setattr(PatientStorage, _name, _patient(_name))
+)
+for _name in (*_WRITES, *_OTHERS):
+    setattr(PatientStorage, _name, _patient(_name, writes=_name in _WRITES))

@@ -77,10 +77,24 @@ def _take_lock(connection: Connection) -> Select[Any]:
     return release
 
 
+_MARKS = {VERSION_TABLE: {"version_num"}, "studies": {"study_id", "study_name"}, "trials": {"trial_id", "study_id"}}
+"""Tables of ours and of Optuna's that another program may have too, and the columns by which they are known."""
+
+
+def _require_known(connection: Connection, *names: str) -> None:
+    """Raises BadInput where one of the tables is there and is another program's."""
+    there = inspect(connection)
+    for name in names:
+        if there.has_table(name) and not _MARKS[name] <= {column["name"] for column in there.get_columns(name)}:
+            where = masked(connection.engine.url)
+            raise BadInput(f"{where}: its table {name} belongs to another program; name another database")
+
+
 def version(connection: Connection) -> str | None:
-    """The revision that the database is at; None where it has no tables of ours."""
+    """The revision that the database is at; None where it has no tables of ours. Raises BadInput for another program's."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
+    _require_known(connection, VERSION_TABLE)
     found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
     return None if found is None else str(found)
 
@@ -93,6 +107,7 @@ def create(database: Database) -> None:
         return
     with setup_lock(database):
         if database.read(version) is None:
+            database.read(lambda connection: _require_known(connection, *_MARKS))
             if database.engine.dialect.name == "sqlite":
                 _use_wal(database)
             _migrate(database)

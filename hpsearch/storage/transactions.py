@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, literal_column, select
 from sqlalchemy.exc import DBAPIError
@@ -28,6 +28,9 @@ OUTAGE_POLL_S = 0.1
 _OUTAGE_PAUSES_S = (0.1, 5.0)
 """The first and the longest pause between two tries while the database does not answer."""
 
+_OUTAGE_BUSY_S = 1
+"""In place of BUSY_TIMEOUT_S while someone sits out outages: inside SQLite, nothing would call `Outage.waiting`."""
+
 _CLOCKS = {
     # Milliseconds on SQLite; unixepoch('subsec') would need SQLite 3.42.
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
@@ -37,6 +40,7 @@ _CLOCKS = {
 
 _REFUSED_LOGIN = (1044, 1045, 1049, 1698)  # MySQL: no access, wrong password, no such database
 _REFUSED_LOGIN_WORDS = ("password authentication failed", "no password supplied", "does not exist", "pg_hba.conf")
+_NO_RIGHT = (1142, 1143, 1227, 1370, "42501")
 _CONNECTION_ERRORS = ("OperationalError", "InterfaceError", "ConnectionTimeout")
 _TRY_AGAIN = ("40001", "40P01", "55P03", 1205, 1213)  # serialization failure, deadlock, lock wait timeout
 
@@ -49,6 +53,15 @@ _AWAY_STATES = ("08", "25P03", "53300", "57P01", "57P02", "57P03")
 class DatabaseAway(StorageUnreachable):
     """The database does not answer; the same transaction succeeds once it does."""
 
+    usual_s = 0.0
+    """How much of it is nothing to speak of."""
+
+
+class DatabaseLocked(DatabaseAway):
+    """Another process writes to SQLite, and has for longer than `_OUTAGE_BUSY_S`."""
+
+    usual_s = 10.0
+
 
 class Outage(Protocol):
     """What a coordinator does while its database does not answer.
@@ -57,7 +70,8 @@ class Outage(Protocol):
     """
 
     def waiting(self, seconds: float, reason: str) -> None:
-        """The database has not answered for so long; called at least ten times a second, beside the time that it takes itself.
+        """The database has not answered for so long, beyond what is usual; called at least ten times a second, beside the time
+        that it takes itself and, where SQLite is locked, a second for each new try.
 
         An error that it raises passes to the caller of the transaction, which is then not tried again.
         """
@@ -94,9 +108,11 @@ def passing(error: BaseException) -> bool:
     cause = _driver_error(error)
     if cause is None:
         return False
-    if isinstance(cause, sqlite3.Error):
-        return "is locked" in str(cause)
-    return _code(cause) in _TRY_AGAIN
+    return _locked(cause) or _code(cause) in _TRY_AGAIN
+
+
+def _locked(cause: BaseException) -> bool:
+    return isinstance(cause, sqlite3.Error) and "is locked" in str(cause)
 
 
 def _refused_login(cause: BaseException) -> bool:
@@ -130,6 +146,8 @@ def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
             return BadInput(f"{where}: not a sound SQLite database ({text}); name another file")
         if "is full" in text:
             return StoppedForNow(f"{where}: the disk is full; free some space and run the same command again")
+        if "unable to open" in text:
+            return BadInput(f"{where}: {text}; check its path and permissions, or name another")
         if "readonly" in text:
             return BadInput(f"{where}: the database cannot be written ({text}); change its permissions or name another")
         if "is locked" in text:
@@ -138,6 +156,8 @@ def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
         return StudyGone(f"{where}: the tables are gone: the database was deleted or replaced")
     if code == "53100":
         return StoppedForNow(f"{where}: the server's disk is full; free some space and run the same command again")
+    if code in _NO_RIGHT:
+        return BadInput(f"{where}: {text}; grant the user the right to create, read and write tables, or name another user")
     if _refused_login(cause):
         return BadInput(f"{where}: {text}; check the user, the password and the database's name")
     # So drivers report a lost connection; each has classes of its own by these names (PEP 249).
@@ -175,13 +195,16 @@ class Database:
         self._outage: Outage | None = None
         self._thread = 0
         event.listen(engine, "handle_error", self._notice)
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "checkout", self._lend)
 
     @property
     def url(self) -> URL:
         return self.engine.url
 
     def sit_out(self, outage: Outage | None) -> None:
-        """From now on, transactions of the calling thread outlast a database that does not answer; None: they do not.
+        """From now on, transactions of the calling thread outlast a database that does not answer or, on SQLite, is locked;
+        None: they do not.
 
         Those of other threads, and of readers, fail at once: `outage` serves what belongs to its own thread.
         """
@@ -196,8 +219,9 @@ class Database:
     def patiently(self, attempt: Callable[[], T]) -> T:
         """Call `attempt` until the database takes it.
 
-        Where it is locked, or chose this transaction to end a deadlock, for at most a minute. Where it does not answer, as
-        long as the outage that was given to `sit_out` allows. Raises DatabaseAway, StorageUnreachable and the like.
+        Where it is locked, or chose this transaction to end a deadlock, for at most a minute. Where it does not answer, or
+        SQLite is locked, as long as the outage that was given to `sit_out` allows. Raises DatabaseAway, StorageUnreachable
+        and the like.
         """
         outage = self._outage if threading.get_ident() == self._thread else None
         away_since: float | None = None
@@ -205,6 +229,7 @@ class Database:
         pauses = _pauses(0.01, 2.0)
         with storage_errors(self.url):
             while True:
+                began = time.monotonic()
                 try:
                     result = attempt()
                 except DatabaseAway as error:
@@ -212,12 +237,12 @@ class Database:
                         raise
                     if away_since is None:
                         away_since, pauses = time.monotonic(), _pauses(*_OUTAGE_PAUSES_S)
-                    _wait(next(pauses), outage, away_since, str(error))
+                    _wait(next(pauses), outage, away_since, error)
                     continue
                 except Exception as error:
                     _answered(outage, away_since)
                     away_since = None
-                    refused_since = refused_since or time.monotonic()
+                    refused_since = refused_since or began
                     if not passing(error) or time.monotonic() > refused_since + PATIENCE_S:
                         raise
                     time.sleep(next(pauses))
@@ -225,8 +250,13 @@ class Database:
                 _answered(outage, away_since)
                 return result
 
+    def _lend(self, connection: Any, _record: object, _proxy: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout={1000 * (_OUTAGE_BUSY_S if self._outage else BUSY_TIMEOUT_S)}")
+
     def _notice(self, context: ExceptionContext) -> None:
         """Name a lost connection at once: Optuna would sleep and try again without its caller, five times."""
+        if self._outage and _locked(context.original_exception):
+            raise DatabaseLocked(f"{masked(self.url)}: another process keeps it locked")
         if not _away(context.original_exception):
             return
         context.is_disconnect = True  # SQLAlchemy does not know all of them, and would keep the connection
@@ -253,10 +283,10 @@ def _answered(outage: Outage | None, away_since: float | None) -> None:
         outage.over(time.monotonic() - away_since)
 
 
-def _wait(pause_s: float, outage: Outage, since: float, reason: str) -> None:
+def _wait(pause_s: float, outage: Outage, since: float, error: DatabaseAway) -> None:
     end = time.monotonic() + pause_s
     while (left := end - time.monotonic()) > 0:
         called = time.monotonic()
-        outage.waiting(called - since, reason)
+        outage.waiting(max(0.0, called - since - error.usual_s), str(error))
         spent = time.monotonic() - called
         time.sleep(max(0.0, min(left, OUTAGE_POLL_S) - spent))

@@ -6,6 +6,12 @@ import contextlib
 import errno
 import re
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from hpsearch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hpsearch.config import TrialConfig
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What the system says when no more can be written: disk full, quota, largest file size."""
@@ -33,6 +39,33 @@ class OutOfMemory(MemoryError):
     def __init__(self, message: str, shortfall_bytes: int, micro_batches: int) -> None:
         super().__init__(message)
         self.shortfall_bytes, self.micro_batches = shortfall_bytes, micro_batches
+
+
+def machine_memory() -> int:
+    """Bytes of this machine in all, whoever has them now."""
+    import psutil
+
+    return int(psutil.virtual_memory().total) + int(psutil.swap_memory().total)
+
+
+def require_memory(config: TrialConfig, room: int) -> None:
+    """Raises ConfigError where `room` bytes are fewer than a run has all at once, however small its micro-batches are.
+
+    Only what is certain counts, so that nothing is refused that could be trained: weights and gradients in fp32, inputs and
+    targets of a batch in int64.
+    """
+    from hpsearch.model.counting import count  # Not above: slots of other trainers start without it.
+
+    parameters = count(config).num_parameters
+    tokens = config.batch_size * config.context_length
+    model, batch = 8 * parameters, 16 * tokens
+    if model + batch <= room:
+        return
+    if model > batch:
+        name, what = "d_model", f"a model of {parameters:,} parameters; make d_model, d_ff, num_layers or vocab_size smaller"
+    else:
+        name, what = "batch_size", f"a batch of {tokens:,} tokens; make batch_size or context_length smaller"
+    raise ConfigError(name, f"memory: {room / 1e9:,.0f} GB here, and at least {(model + batch) / 1e9:,.0f} GB for {what}")
 
 
 def shortfall(error: BaseException) -> int | None:

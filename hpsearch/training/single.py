@@ -16,6 +16,7 @@ from hpsearch.training.checkpoints import CheckpointStore, checkpoint_folder
 from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult, Warned
 from hpsearch.training.generation import Sampling, generate
 from hpsearch.training.loop import train
+from hpsearch.training.memory import machine_memory, require_memory
 from hpsearch.training.schedules import steps_for_epochs
 from hpsearch.training.weights import export_weights, load_model
 
@@ -38,7 +39,7 @@ def train_config(
     settings: hyperparameters as `TrialConfig.build` takes them, with max_iters or num_epochs. fingerprint: of the text that
     is expected; empty where any will do. objectives: what must be among the metrics. say: gets a line for each evaluation.
     asked: called at each step; at PAUSE the run leaves a checkpoint, and returns without having exported anything.
-    Raises DataError for another text, NoTrialSucceeded when the run diverges.
+    Raises DataError for another text, ConfigError for what can never fit into memory, NoTrialSucceeded when the run diverges.
     """
     draft = TrialConfig.build({"max_iters": 1} | canonical(settings))
     corpus = open_corpus(data, vocab_size=draft.vocab_size, architecture=draft.architecture, cache_dir=cache_dir)
@@ -49,6 +50,8 @@ def train_config(
         )
     corpus.require(draft.context_length, draft.eval_iters)
     config = _on(corpus, canonical(settings), draft)
+    if device == "cpu":
+        require_memory(config, machine_memory())
     run = train(config, corpus, folder, device=device, threads=threads, objectives=objectives)
     with heartbeat.listening(asked), contextlib.closing(run):
         try:

@@ -25,7 +25,7 @@ RAY = ("--executor", "ray")
         ((*RAY, "--gpus-per-slot", "2"), "--gpus-per-slot 2: give a share from 0 to 1"),
         ((*RAY, "--gpus-per-slot", "0.5", "--device", "cpu"), "there is none with --device cpu"),
         ((*RAY, "--device", "cuda:1"), "Ray chooses the GPU of each slot"),
-        ((*RAY, "--slots", "0"), "--slots 0: give a whole number from 1, or auto"),
+        ((*RAY, "--slots", "0"), "--slots 0: give a whole number from 1 to 1024, or auto"),
         ((*RAY, "--ray-address", "ray://head:10001"), "write it as HOST:PORT, or auto"),
     ],
 )

@@ -190,6 +190,18 @@ def test_slots_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
         assert alive == []
 
 
+@pytest.mark.parametrize("trainer", ["steps_until_told", "reads_for_long"])
+def test_a_slot_is_killed_with_its_trial_when_that_is_asked_for(executor: Opens, tmp_path: Path, trainer: str) -> None:
+    with executor(trainer) as opened:
+        (slot,) = opened.idle()
+        opened.submit(slot, task(tmp_path, number=3))
+        if trainer == "steps_until_told":
+            until(opened, Progress)
+        opened.kill(slot.name)  # Else maybe before its process has begun with it.
+        assert until(opened, Died).number == 3
+        wait_for(lambda: not opened.messages(0.1) and len(opened.idle()) == 1)
+
+
 def test_slots_that_cannot_start_end_the_work_with_a_sentence_and_not_in_a_loop(executor: Opens, tmp_path: Path) -> None:
     with executor("no_such_trainer") as opened:
         opened.submit(opened.idle()[0], task(tmp_path))

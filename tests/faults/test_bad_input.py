@@ -6,6 +6,7 @@ the commands that show it. A row that is the name of a test is shown by that tes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,10 +23,14 @@ from cli import Cli
 from servers import Server
 from tiny import SPACE as TINY
 
+from hpsearch.errors import BadInput
+from hpsearch.places import on_this_machine
 from hpsearch.search.study import Request, check, open_study
+from hpsearch.search.watcher import Silent
 from hpsearch.space.load import load_space
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import TrialRecord, TrialState
+from hpsearch.working import work
 
 PROMISE = """
 `--trials 0` or a word; `--slots -1`; `--timeout nan`; unknown sampler, pruner, optimizer or verb (nearest match named);
@@ -69,7 +74,11 @@ def space(old: str, new: str, *told: str) -> Row:
 
 
 def data(given: str, *told: str, **files: str | bytes) -> Row:
-    return Row((*RUN, "--data", given), told, {name.replace("_", "/", 1): content for name, content in files.items()})
+    return Row(
+        (*RUN, "--data", given),
+        told,
+        {name.replace("_", "/", 1): content for name, content in files.items()},
+    )
 
 
 def storage(url: str, *told: str, **files: str | bytes) -> Row:
@@ -79,6 +88,15 @@ def storage(url: str, *told: str, **files: str | bytes) -> Row:
 def config(old: str, new: str, *told: str) -> Row:
     assert CONFIG.count(old) == 1, old
     return Row(TRAIN, told, {"c.yaml": CONFIG.replace(old, new)})
+
+
+def foreign(statement: str) -> Row:
+    """`hpsearch run` on a SQLite database that another program made."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute(statement)
+        content = database.serialize()
+    told = ("sqlite:///hpsearch.db", "belongs to another program", "name another database")
+    return Row((*RUN, "--storage", "sqlite:///hpsearch.db"), told, {"hpsearch.db": content})
 
 
 Rows = Mapping[str, Row | tuple[Row, ...] | str]
@@ -169,7 +187,7 @@ PROMISED: Rows = {
         ("17", "16", "longer text"),
         {"s.yaml": SPACE.replace("validation: 0.1", "validation: held.txt"), "held.txt": TEXT, "text.txt": "sixteen letters."},
     ),
-    "with a validation part too small to evaluate": data("t.txt", "2,048", "longer text", **{"t.txt": "short text " * 60}),
+    "with a validation part too small to evaluate": data("t.txt", "t.txt: ", "2,048;", **{"t.txt": "short text " * 60}),
     "storage URL with a bad scheme": (
         storage("mongo://x/y", "mongo", "sqlite:///"),
         storage("postgrsql://x/y", "postgrsql", "did you mean 'postgresql'"),
@@ -218,6 +236,22 @@ BEYOND: Rows = {
         {"s.yaml": SPACE.replace("val_bpb", "[val_bpb, num_parameters]")},
     ),
     "seed negative": Row((*RUN, "--seed", "-3"), ("--seed -3", "from 0")),
+    "seed beyond a database's integers": Row((*RUN, "--seed", str(2**63)), (f"--seed {2**63}", "to 2147483647")),
+    "trials beyond all bounds": Row((*RUN, "--trials", "9" * 20), (f"--trials {'9' * 20}", "at most 1,000,000")),
+    "slots beyond all bounds": Row((*RUN, "--slots", "9" * 20), (f"--slots {'9' * 20}", "1 to 1024")),
+    "seeds beyond all bounds": Row(("confirm", "--seeds", "9" * 20), ("--seeds 9999", "1 to 1,000"), trials=1),
+    "prune a number beyond all bounds": Row(("prune", "9" * 30), ("no trial 999", "from 0"), trials=1),
+    "data an empty word": (
+        Row((*RUN, "--data", ""), ("--data", "each with a name")),
+        Row((*TRAIN, "--data", ""), ("empty name", "give the path of a text file")),
+    ),
+    "data of a folder with a file that is not UTF-8": Row(
+        (*RUN, "--data", "d"), ("b.txt", "offset 0", "iconv"), {"d/a.txt": "sound", "d/b.txt": b"\xff"}
+    ),
+    "budget an empty word": Row((*RUN, "--budget", ""), ("--budget", "device_seconds=15")),
+    "sampler an empty word": Row((*RUN, "--sampler", ""), ("unknown sampler ''", "tpe")),
+    "pruner an empty word": Row((*RUN, "--pruner", ""), ("unknown pruner ''", "median")),
+    "scheduler an empty word": Row((*RUN, "--scheduler", ""), ("unknown scheduler ''", "halving")),
     "unknown option": Row((*RUN, "--trails", "5"), ("--trails", "--trials")),
     "option without its value": Row((*RUN, "--trials"), ("--trials",)),
     "no space": Row(("run",), ("--space",)),
@@ -235,6 +269,31 @@ BEYOND: Rows = {
     "space that is not UTF-8": Row(RUN, ("s.yaml:1:", "not UTF-8"), {"s.yaml": b"name: caf\xe9\n"}),
     "momentum without its condition": space(", when: optimizer == 'sgd'", "", "s.yaml:10:", "when: optimizer"),
     "aliases below": space("batch_size: {choices", "batch_sizes: {choices", "s.yaml:7:3: ", "did you mean 'batch_size'"),
+    "a path too long": (
+        Row(("run", "--space", "x" * 5000), ("x…", "too long", "shorter")),
+        storage(f"sqlite:///{'x' * 300}.db", "x…", "too long", "shorter"),
+    ),
+    "checkpoints where nothing can be written": space(
+        "max_save_num: 1", "max_save_num: 1\n  save_dir: /proc/x", "s.yaml:20:", "save_dir /proc/x", "name another place"
+    ),
+    "a log where nothing can be written": space(
+        "max_save_num: 1", "max_save_num: 1\n  log_file: /proc/x/log", "s.yaml:20:", "log_file /proc/x", "name another place"
+    ),
+    "a baseline that is larger than the machine": space(
+        "d_model: 16", "d_model: 1000000", "s.yaml:1:1: ", "memory", "parameters", "make d_model"
+    ),
+    "storage of no port": storage("postgresql://u:w0rd@127.0.0.1:99999/d", "***", "99999 is no port", "65535"),
+    "storage with options that its driver does not take": (
+        storage("sqlite:///x.db?timeout=abc", "sqlite:///x.db", "'abc'", "mend what follows the '?'"),
+        storage("mysql://u:w0rd@127.0.0.1/d?ssl_ca=/nope", "***", "No such file", "mend what follows the '?'"),
+        storage("postgresql://u:w0rd@127.0.0.1/d?nope=1", "***", "nope", "mend what follows the '?'"),
+    ),
+    "storage where nothing can be written": storage("sqlite:////proc/x.db", "/proc/x.db", "cannot be written", "another place"),
+    "storage that is a device": storage("sqlite:////dev/null", "/dev/null", "neither a file", "name another"),
+    "another program's tables": (
+        foreign("CREATE TABLE studies (a)"),
+        foreign("CREATE TABLE hps_alembic_version (x)"),
+    ),
     "storage in memory": storage("sqlite://", "in memory", "sqlite:///FILE"),
     "storage that is a folder": storage("sqlite:///.", "is a folder", "name a file"),
     "status without a study": Row(("status",), ("no study yet", "hpsearch run")),
@@ -245,7 +304,14 @@ BEYOND: Rows = {
     "export as something else": Row((*EXPORTING, "--format", "xml"), ("--format xml", "yaml"), trials=0),
     "train without a config": Row(("train", "--config", "none.yaml"), ("none.yaml", "No such file")),
     "train an unknown hyperparameter": config("num_heads", "num_haeds", "c.yaml:5:3: ", "did you mean 'num_heads'"),
+    "train a duplicate key": Row(TRAIN, ("c.yaml:6:3: ", "'d_model'", "line 4"), {"c.yaml": CONFIG + "  d_model: 32\n"}),
     "train an impossible shape": config("num_heads: 2", "num_heads: 3", "c.yaml:5:", "multiple of num_heads"),
+    "train a batch larger than the machine": Row(
+        (*TRAIN, "--set", "batch_size=9999999999"), ("batch_size", "memory", "a batch of", "smaller")
+    ),
+    "train nested lists": Row(
+        ("train", "--config", "c.json"), ("c.json:1:1: ", "nested too deeply", "three levels"), {"c.json": "[" * 3000}
+    ),
     "train on no threads": Row((*TRAIN, "--threads", "0"), ("--threads 0", "from 1")),
     "generate without a model": Row(("generate", "--model", "m"), ("--model m", "hpsearch train")),
     "dashboard of nothing": Row(("dashboard",), ("no study yet",)),
@@ -439,3 +505,34 @@ def test_a_password_of_odd_characters_works(kind: str, place: Place, request: py
     told += "".join(path.read_text(errors="replace") for path in place.cli.folder.rglob("*") if path.is_file())
     assert "w0rd" not in told
     server.drop(whole)
+
+
+@pytest.mark.parametrize("kind", ["postgresql_server", "mariadb_server"])
+def test_a_user_without_rights_is_refused(kind: str, place: Place, request: pytest.FixtureRequest) -> None:
+    server: Server = request.getfixturevalue(kind)
+    whole = server.fresh_database()
+    name = f"looker_{whole.rpartition('/')[2]}"[:30]
+    made = {
+        "postgresql": (f"CREATE ROLE {name} LOGIN PASSWORD 'w0rd'",),
+        "mysql": (f"CREATE USER {name}@'%' IDENTIFIED BY 'w0rd'", f"GRANT SELECT ON *.* TO {name}@'%'"),
+    }
+    server.execute(*made[server.kind])
+    line = refused(
+        place, (*RUN, "--storage", f"{server.kind}://{name}:w0rd@127.0.0.1:{server.port}/{whole.rpartition('/')[2]}")
+    )
+    assert "denied" in line
+    assert "grant the user the right" in line
+    assert "w0rd" not in line
+    server.drop(whole)
+
+
+def test_a_baseline_that_only_the_slots_find_too_large_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.cli.folder)
+    place.put({"s.yaml": SPACE.replace("d_model: 16", "d_model: 1000000")})
+    before = place.seen()
+    space, studies = load_space(Path("s.yaml")), Path("studies")
+    request = Request(space, "tiny", 5, f"sqlite:///{studies}/hpsearch.db", studies, place.cache)
+    unknown = replace(on_this_machine("1", "cpu"), memory_bytes=None)
+    with pytest.raises(BadInput, match=r"s\.yaml:1:1: the baseline \(the priors\) cannot be trained"):
+        work(request, unknown, lambda _: contextlib.nullcontext(Silent()), lambda _: None)
+    assert place.seen() == before

@@ -88,6 +88,25 @@ def test_fault_04_a_coordinator_that_wakes_after_its_lease_writes_nothing_more(a
     assert [row["outcome"] for row in slots] == ["lost", "complete"]
 
 
+@on("any_storage_url", "sqlite")
+def test_fault_04_slots_end_when_their_coordinator_is_frozen_and_their_trials_go_on_when_it_wakes(
+    any_storage_url: str, slow: Cli
+) -> None:
+    url = any_storage_url
+    cli = slow.using(url).on_one_core().having(HPSEARCH_LEASE_S="5")
+    running = cli.start(*RUN, "1")
+    wait_for(lambda: count(url, "hps_checkpoints") >= 1, running)
+    wait_for(lambda: frozen_between_writes(running, url))
+    (slot,) = rows(url, "SELECT pid FROM hps_attempts")
+    frozen_at = snapshot(url, "slow")
+    wait_for(lambda: psutil.Process(slot["pid"]).status() == psutil.STATUS_ZOMBIE, seconds=60)
+    running.send_signal(signal.SIGCONT)
+    _, told = running.communicate(timeout=300)
+    assert running.returncode == 0, told
+    assert "its coordinator had been frozen for too long" in told
+    assert_nothing_lost(url, "slow", 1, before=[frozen_at])
+
+
 @on("any_storage_url", "sqlite", "mysql")
 def test_fault_08_of_sixteen_starts_one_runs_the_study_and_the_others_are_refused(any_storage_url: str, slow: Cli) -> None:
     cli = slow.using(any_storage_url).on_one_core()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import signal
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from invariants import count
 from servers import Server
 from sqlalchemy import URL
 from waiting import wait_for
+
+from hpsearch.storage.engine import masked
 
 PASSWORD = "s3cr3t@{x}{}%41 %s:/?#&'é"
 SPELLINGS = ("s3cr3t", "s3cr3t%40")
@@ -79,6 +84,56 @@ def test_a_password_of_odd_characters_works_and_is_shown_nowhere(server: Server,
         if path.is_file():
             require_hidden(str(path), path.read_bytes())
     server.drop(url)
+
+
+def test_a_password_in_an_option_leaves_the_list_of_processes(postgresql_server: Server, slow: Cli) -> None:
+    url = account(postgresql_server, "typed")
+    words = ("--storage", url, "--space", "slow.yaml", "--trials", "1000", "--slots", "1", "--device", "cpu")
+    running = slow.start("run", *words)
+    coordinator = psutil.Process(running.pid)
+    wait_for(lambda: bool(coordinator.children()) and count(url, "hps_studies") == 1, running)
+    shown = coordinator.cmdline()
+    assert [word.strip() for word in shown[-len(words) :]] == [word if word != url else masked(url) for word in words]
+    for process in (coordinator, *coordinator.children(recursive=True)):
+        require_hidden("its command line", Path(f"/proc/{process.pid}/cmdline").read_bytes())
+    for process in coordinator.children(recursive=True):
+        require_hidden("the environment of a slot", Path(f"/proc/{process.pid}/environ").read_bytes())
+    os.killpg(running.pid, signal.SIGINT)
+    said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    require_hidden("a terminal", "".join(said).encode())
+    postgresql_server.drop(url)
+
+
+WORDS = """
+import sys
+from hpsearch.cli.arguments import take_words
+print([take_words(), sys.argv[1:], open("/proc/self/cmdline").read().split("\\0")[3:-1]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("postgresql://me:s3cr3t%40@h/db", "postgresql://me:***@h/db"),
+        ("--storage=mysql+pymysql://me:s3cr3t@h/db", "--storage=mysql+pymysql://me:***@h/db"),
+        ("--from=postgresql://me:s3cr3t@h/db#lm", "--from=postgresql://me:***@h/db%23lm"),
+        ("postgresql://h/db?password=s3cr3t", "postgresql://h/db?password=***"),
+        ("postgresql://me:s3cr3t@h:what/db", "postgresql://***@h:what/db"),
+        ("postgresql://me:p@h/db", "postgresql://me:***@h/"),  # as long as it was
+        ("postgresql://me@h/db", "postgresql://me@h/db"),
+        ("sqlite:////tmp/a b@c.db", "sqlite:////tmp/a b@c.db"),
+        ("--note=écrit à: me:s3cr3t@h", "--note=écrit à: me:s3cr3t@h"),
+    ],
+)
+def test_words_are_read_whole_and_shown_without_passwords(given: str, shown: str, environment: dict[str, str]) -> None:
+    words = ["before", given, "after", given]
+    done = subprocess.run([sys.executable, "-c", WORDS, *words], env=environment, capture_output=True, text=True, check=True)
+    taken, kept, listed = ast.literal_eval(done.stdout)
+    assert taken == words
+    assert kept == ["before", masked(given) if shown.endswith("h/") else shown, "after", kept[1]]
+    assert [len(word.encode()) for word in listed] == [len(word.encode()) for word in words]
+    assert [word.rstrip() for word in listed] == ["before", shown, "after", shown]
 
 
 def test_a_wrong_password_is_refused_and_masked(server: Server, slow: Cli) -> None:

@@ -68,6 +68,29 @@ def test_fault_10_a_signal_pauses_a_study_with_a_checkpoint_and_a_second_one_end
     assert_nothing_lost(storage_url, STUDY, 2, before=[paused_at])
 
 
+@on("storage_url", "sqlite")
+def test_fault_10_a_slot_that_cannot_pause_is_killed_within_the_grace_time_and_its_trial_goes_on(
+    cli: Cli, storage_url: str
+) -> None:
+    steady.written(cli.folder)
+    cli = cli.using(storage_url)
+    running = cli.start(*TWO)
+    wait_for(lambda: saved(storage_url, 0) > 0, running)
+    os.kill(attempts(storage_url, 0)[-1]["pid"], signal.SIGSTOP)
+    running.terminate()
+    _, told = running.communicate(timeout=60)  # Long before it would be taken for hung.
+    assert running.returncode == 0, told
+    assert "trial 0: did not pause within 20 s; it goes on from its last checkpoint" in told
+    assert f"study '{STUDY}' is paused; the same command goes on with it" in told
+    assert cli.json("status")["owner"] is None
+    assert [attempt["outcome"] for attempt in attempts(storage_url, 0)] == ["paused"]
+    stopped_at = snapshot(storage_url, STUDY)
+
+    done = cli.run(*TWO)
+    assert done.returncode == 0, done.stderr
+    assert_nothing_lost(storage_url, STUDY, 2, before=[stopped_at])
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> str:
     """What an undisturbed `hpsearch train` leaves."""

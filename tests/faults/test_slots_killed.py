@@ -5,11 +5,13 @@ Each study is compared with one that nothing disturbed: the same curve and the s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +127,20 @@ def test_fault_03_a_result_that_is_known_but_not_told_is_told_once_and_not_train
     assert_nothing_lost(storage_url, STUDY, 2)
 
 
+def flip(checkpoint: Path) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+
+
+def truncate(checkpoint: Path) -> None:
+    os.truncate(checkpoint, checkpoint.stat().st_size // 2)
+
+
 @on("storage_url", "sqlite")
-def test_fault_11_a_damaged_checkpoint_is_passed_over_with_a_warning_and_the_one_before_is_used(
-    disturbed: Cli, storage_url: str, undisturbed: Undisturbed
+@pytest.mark.parametrize(("damage", "sound"), [(flip, 1), (truncate, 1), (truncate, 0)])
+def test_fault_11_damaged_checkpoints_are_passed_over_with_a_warning_and_the_one_before_or_none_is_used(
+    disturbed: Cli, storage_url: str, undisturbed: Undisturbed, damage: Callable[[Path], None], sound: int
 ) -> None:
     running = disturbed.start(*ONE)
     # The database hears of a checkpoint after its checksum is beside it.
@@ -136,14 +149,15 @@ def test_fault_11_a_damaged_checkpoint_is_passed_over_with_a_warning_and_the_one
     )
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
-    older, newest = checkpoints(disturbed, 0)[-2:]
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
+    there = checkpoints(disturbed, 0)
+    intact, damaged = there[:sound], there[sound:]
+    for checkpoint in damaged:
+        damage(checkpoint)
     done = disturbed.run(*ONE)
     assert done.returncode == 0, done.stderr
-    assert f"{newest.name}: passed over: damaged" in done.stderr
-    assert starts(disturbed, 0)[1] == step(older)
+    for checkpoint in damaged:
+        assert f"{checkpoint.name}: passed over: damaged" in done.stderr
+    assert starts(disturbed, 0)[-1] == (step(intact[-1]) if intact else 0)
     assert undisturbed.equals(disturbed, storage_url)
     assert_nothing_lost(storage_url, STUDY, 1)
 
@@ -171,6 +185,45 @@ def test_fault_12_a_full_disk_pauses_the_study_with_its_old_checkpoint_intact_an
     assert done.returncode == 0, done.stderr
     assert undisturbed.equals(disturbed, storage_url)
     assert_nothing_lost(storage_url, STUDY, 1, before=[before])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 32 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_fault_12_a_file_system_without_room_for_anything_leaves_all_that_was_on_it_sound(
+    small_disk: Path, environment: dict[str, str], undisturbed: Undisturbed
+) -> None:
+    steady.written(small_disk)
+    cli, url = Cli(small_disk, environment), f"sqlite:///{small_disk}/studies/hpsearch.db"
+    running = cli.start(*ONE)
+    wait_for(lambda: (small_disk / "studies/hpsearch.db").exists() and saved(url, 0) > 0, running)
+    before = snapshot(url, STUDY)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):  # No space left.
+        while True:
+            file.write(bytes(4096))
+    _, told = running.communicate(timeout=300)
+    assert running.returncode == 75, told
+    assert "Traceback" not in told
+    assert told.splitlines()[-1].endswith("run the same command again"), told
+    filler.unlink()
+    assert rows(url, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+    kept = checkpoints(cli, 0)[-1]
+    assert weights(kept)  # Sound: it loads.
+    assert step(kept) >= before.checkpoints[0]
+    done = cli.run(*ONE)
+    assert done.returncode == 0, done.stderr
+    assert undisturbed.equals(cli, url)
+    assert_nothing_lost(url, STUDY, 1, before=[before])
 
 
 @on("storage_url", "sqlite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -229,6 +230,28 @@ def test_a_coordinator_that_lost_its_lease_writes_nothing_more(toys: Toys) -> No
 
     with pytest.raises(StudyOwned):
         toys.run(4, meanwhile=take_over)
+
+
+@pytest.mark.parametrize("frozen_in", ["ask", "sampler"])
+def test_a_coordinator_that_wakes_in_a_proposal_leaves_none_behind_in_optuna(toys: Toys, frozen_in: str) -> None:
+    """Another one has taken over and finished the study, so nobody would adopt a trial that it numbers now."""
+
+    def freeze(coordinator: Coordinator) -> None:
+        study = coordinator._study
+        place, name = (study.optuna, "ask") if frozen_in == "ask" else (study.optuna.sampler, "infer_relative_search_space")
+        original, calls = getattr(place, name), itertools.count()
+
+        def freezing(*arguments: object) -> object:
+            if next(calls) == 1:
+                study.store.release(study.record.id, coordinator._owner)
+                require_consistent(toys.run(3, pruner="none", sampler="random")[0], 3)
+            return original(*arguments)
+
+        setattr(place, name, freezing)
+
+    with pytest.raises(StudyOwned):
+        toys.run(3, pruner="none", sampler="random", meanwhile=freeze)
+    require_consistent(toys.run(3)[0], 3)
 
 
 def test_a_study_deleted_from_optuna_ends_the_run_with_a_sentence(toys: Toys) -> None:

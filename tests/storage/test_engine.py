@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+import optuna
 import pytest
 from sqlalchemy import event, make_url, text
 
-from hpsearch.errors import BadInput
+from hpsearch.errors import BadInput, StorageUnreachable
 from hpsearch.storage import engine
 from hpsearch.storage.engine import make_engine, masked, optuna_url, parse_url
+from hpsearch.storage.records import StudyRecord
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import Database
 
@@ -129,7 +132,7 @@ def test_a_locked_database_is_tried_again_until_it_is_free(sqlite_url: str, tmp_
     blocker = sqlite3.connect(tmp_path / "hpsearch.db", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     database = Database(make_engine(sqlite_url))
-    event.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout=0"))
+    event.listen(database.engine, "checkout", lambda connection, *_: connection.execute("PRAGMA busy_timeout=0"))
     refusals: list[str] = []
 
     def refused(context: object) -> None:
@@ -141,6 +144,37 @@ def test_a_locked_database_is_tried_again_until_it_is_free(sqlite_url: str, tmp_
     assert database.write(lambda connection: connection.execute(text("SELECT 7")).scalar()) == 7
     assert refusals == ["database is locked"] * 3
     database.engine.dispose()
+    blocker.close()
+
+
+def test_both_storages_call_whoever_sits_out_a_lock_and_go_on_after_it(
+    sqlite_url: str, tmp_path: Path, study_record: StudyRecord
+) -> None:
+    blocker = sqlite3.connect(tmp_path / "hpsearch.db", isolation_level=None)
+    lasted: list[float] = []
+
+    class Unlocking:
+        def waiting(self, seconds: float, reason: str) -> None:
+            assert seconds == 0, "a short one is nothing to speak of"
+            assert reason.endswith("hpsearch.db: another process keeps it locked")
+            with ThreadPoolExecutor() as pool, pytest.raises(StorageUnreachable, match="keeps it locked"):
+                pool.submit(store.request, 1, "stop", {}).result()  # Those of other threads do not wait.
+            blocker.rollback()
+
+        def over(self, seconds: float) -> None:
+            lasted.append(seconds)
+
+    with Store.open(sqlite_url, create=True) as store:
+        storage = engine.optuna_storage(sqlite_url)
+        study = optuna.create_study(storage=storage)
+        store.sit_out(Unlocking())
+        storage.sit_out(Unlocking())
+        for write in (lambda: store.create_study(study_record), study.ask):
+            blocker.execute("BEGIN IMMEDIATE")
+            write()
+        assert len(lasted) == 2
+        assert (len(store.studies()), len(study.trials)) == (1, 1)
+        storage.engine.dispose()
     blocker.close()
 
 

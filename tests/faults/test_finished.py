@@ -1,0 +1,38 @@
+"""Fault 9: a finished study that is started again; `--trials` is a total."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cli import Cli
+from invariants import assert_nothing_lost, rows
+from tiny import SPACE
+
+
+def run(cli: Cli, trials: int) -> None:
+    cli.ok("run", "--space", "tiny.yaml", "--trials", str(trials), "--slots", "1", "--device", "cpu")
+
+
+def work(url: str) -> list[list[dict[str, Any]]]:
+    """What was trained, and what came of it."""
+    return [
+        rows(url, f"SELECT * FROM {table} WHERE {number} < 2 ORDER BY {number}")
+        for table, number in (("hps_trials", "number"), ("hps_attempts", "trial_number"), ("trials", "number"))
+    ]
+
+
+def test_fault_09_a_finished_study_runs_nothing_again_and_a_larger_total_adds_the_difference(
+    cli: Cli, storage_url: str
+) -> None:
+    (cli.folder / "tiny.yaml").write_text(SPACE)
+    cli = cli.using(storage_url)
+    run(cli, 2)
+    done = work(storage_url)
+    for again in (2, 1):
+        run(cli, again)
+        assert_nothing_lost(storage_url, "tiny", 2)
+        assert work(storage_url) == done
+    run(cli, 4)
+    assert_nothing_lost(storage_url, "tiny", 4)
+    assert work(storage_url) == done
+    assert cli.json("status")["trials"]["target"] == 4
