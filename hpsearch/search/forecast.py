@@ -112,14 +112,19 @@ def held_out_tokens(corpus: Corpus) -> Callable[[TrialConfig], int]:
 
 
 def choose_shapes(configs: Sequence[TrialConfig], most: int) -> list[TrialConfig]:
-    """The baseline (the first one), the cheapest and the dearest step of `configs`, and evenly between them, `most` in all."""
+    """The baseline (the first one), the cheapest and the dearest step of `configs`, and evenly between them, `most` in all; of
+    those that cost the same by all that the model knows, one."""
     ordered = sorted(configs, key=_step_flops)
-    chosen = [configs[0]]
+    chosen = {_shape(configs[0]): configs[0]}
     for index in range(most - 1):
         between = ordered[round((len(ordered) - 1) * index / max(1, most - 2))]
-        if between not in chosen:
-            chosen.append(between)
-    return chosen
+        chosen.setdefault(_shape(between), between)
+    return list(chosen.values())
+
+
+def _shape(config: TrialConfig) -> tuple[Any, ...]:
+    """What a step's seconds depend on: another learning rate is no other shape."""
+    return *_features(config), config.optimizer, config.dropout > 0
 
 
 def forecast(

@@ -79,4 +79,6 @@ class Cli:
         return replace(self, before=("taskset", "-c", str(allowed[os.getpid() % len(allowed)])))
 
     def files(self) -> list[str]:
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
+        """All but SQLite's own, which come and go with whoever has its database open."""
+        found = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
+        return sorted(path for path in found if not path.endswith((".db-wal", ".db-shm")))
