@@ -180,7 +180,7 @@ class Halving:
 
     def drain(self) -> list[Release]:
         left = [
-            Release(number, rung, f"paused at rung {rung}, never promoted: {self._standing(number, rung)}")
+            Release(number, rung, f"paused at rung {rung}, never promoted: {self._standing(number, rung, last=True)}")
             for number, rung in sorted(self._paused.items())
         ]
         for release in left:
