@@ -266,7 +266,7 @@ class Coordinator:
             self._watcher.note(f"{reason}: no new trial starts")
 
     def _gain_over(self) -> str:
-        """Why no new trial is worth it by what is expected of it; asked once after each end."""
+        """Why no new trial is worth it by what is expected of it; asked once after each end or pause."""
         limit, spent = self._limits.min_gain, self._spent
         asked_anew = spent.judged > self._asked_at and spent.ended >= self._enough_before + IN_A_ROW
         if limit is None or self._best is None or not asked_anew:

@@ -26,8 +26,8 @@ LAST_REDUCTION = 3
 """One in so many, when no new trial will come: then a second look costs no first one."""
 
 SPACING = 2
-"""The next decision falls at so many times the rung. Less than REDUCTION: rankings are still much better at twice the rung, and
-a second look there is cheaper than letting a third of the trials run on to the whole (measured: docs/method.md)."""
+"""The next decision falls at so many times the rung. Rankings are still much better at twice the rung, and a second look there
+is cheaper than letting all that passed the first one run on to the whole (measured: docs/method.md)."""
 
 BASELINE = 0
 """The trial that runs whole in the end, however it stands: people want to know what the search has gained."""
