@@ -12,6 +12,7 @@ import pytest
 from cli import Cli
 from databases import on
 from invariants import assert_nothing_lost, count, rows, snapshot
+from many_starts import the_one_that_runs
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from waiting import wait_for
@@ -111,15 +112,7 @@ def test_fault_04_slots_end_when_their_coordinator_is_frozen_and_their_trials_go
 def test_fault_08_of_sixteen_starts_one_runs_the_study_and_the_others_are_refused(any_storage_url: str, slow: Cli) -> None:
     cli = slow.using(any_storage_url).on_one_core()
     started = [cli.start(*RUN, "1000") for _ in range(STARTS)]
-    wait_for(lambda: sum(process.poll() is not None for process in started) == STARTS - 1, seconds=150)
-    (winner,) = [process for process in started if process.poll() is None]
-    for process in started:
-        if process is not winner:
-            out, told = process.communicate()
-            assert process.returncode == 3, told
-            assert out == ""
-            (line,) = told.strip().splitlines()
-            assert line.startswith(f"hpsearch: study 'slow' is owned by process {winner.pid} on host ")
+    winner = the_one_that_runs(started)
     wait_for(lambda: count(any_storage_url, "hps_points") >= 1, winner)
     os.killpg(winner.pid, signal.SIGINT)
     _, told = winner.communicate(timeout=60)
