@@ -48,10 +48,9 @@ def on_this_machine(slots: str, device: str, *, threads: int | None = None, most
     else:
         count = slot_count(slots, devices)
     count = min(count, most or count)
-    each = threads or (max(1, cores() // count) if devices[0] == "cpu" else 1)
     return Placement(
         devices,
-        each,
+        threads or slot_threads(count, devices),
         lambda threads, trainer: LocalExecutor(count, threads, trainer=trainer),
         memory_bytes=machine_memory() if devices[0] == "cpu" else None,
     )
@@ -73,6 +72,16 @@ def slot_count(word: str, devices: tuple[str, ...]) -> int:
     if not word.isdecimal() or len(word) > 9 or not 1 <= int(word) <= MOST_SLOTS:
         raise BadInput(f"--slots {word}: give a whole number from 1 to {MOST_SLOTS}, or auto")
     return int(word)
+
+
+def slot_threads(slots: int, devices: tuple[str, ...]) -> int:
+    """Threads of each of a new study's slots: its share of the cores, or what OMP_NUM_THREADS says, if less."""
+    from hpsearch.execution.devices import cores
+
+    if devices[0] != "cpu":
+        return 1
+    share, asked = max(1, cores() // slots), os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
 
 
 def storage_url(storage: str | None, studies_dir: Path) -> str:

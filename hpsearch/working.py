@@ -110,7 +110,7 @@ def _work(
             with (
                 lease_kept(opened.store, opened.record.id, owner),
                 _undone_if_impossible(opened),
-                contextlib.closing(where.open(opened.record.threads, opened.workload.trainer)) as slots,
+                contextlib.closing(_slots(where, opened, confirm)) as slots,
             ):
                 count = len(slots.idle())
                 try:
@@ -134,6 +134,21 @@ def _work(
             with contextlib.suppress(StudyGone, StudyOwned, StorageUnreachable):
                 opened.store.release(opened.record.id, owner)
     return Worked(opened, ended, coordinator.stopping, coordinator.stopped_for_now, caught, interrupted)
+
+
+def _slots(where: Placement, study: Study, confirm: tuple[int, int] | None) -> Executor:
+    """The slots; none where the study is over, as they would be started to do nothing."""
+    from hpsearch.execution.local import LocalExecutor
+
+    begun = study.record.budget.flops_per_s is not None or study.record.own
+    if begun and confirm is None and _left(study) <= 0:
+        return LocalExecutor(0, study.record.threads)
+    return where.open(study.record.threads, study.workload.trainer)
+
+
+def _left(study: Study) -> int:
+    """Trials that have not ended yet."""
+    return study.total - sum(trial.state.ended for trial in study.store.trials(study.record.id))
 
 
 @contextlib.contextmanager
@@ -238,7 +253,7 @@ def announce(
             say(told)
     for told in started_from(record):
         say(told)
-    left = study.total - sum(trial.state.ended for trial in study.store.trials(record.id))
+    left = _left(study)
     if left <= 0:
         return
     noted = record.extras.get("forecast", {})

@@ -43,9 +43,9 @@ def price(
 ) -> None:
     """Forecast time, tokens, FLOPs, disk and memory by short real runs. Creates no study and leaves nothing behind."""
     from hpsearch.cli.run import leave, load, say
-    from hpsearch.execution.devices import choose_device, cores
+    from hpsearch.execution.devices import choose_device
     from hpsearch.execution.local import LocalExecutor
-    from hpsearch.places import require_trials, slot_count
+    from hpsearch.places import require_trials, slot_count, slot_threads
     from hpsearch.search.forecast import draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
     from hpsearch.search.study import CheckedModel, Request, check, new_budget
@@ -57,7 +57,7 @@ def price(
         raise BadInput(f"--space {space}: only the runs of a trainer of your own tell its price; run a few trials first")
     devices = choose_device(device)
     count = slot_count(slots, devices)
-    threads = max(1, cores() // count) if devices[0] == "cpu" else 1
+    threads = slot_threads(count, devices)
     with tempfile.TemporaryDirectory(prefix="hpsearch-price-") as nowhere:
         request = Request(
             space=chosen,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import signal
@@ -296,6 +297,8 @@ def finish(worked: Worked, place: str, limit: str, *, confirm: tuple[int, int] |
     from hpsearch.working import write_results
 
     study, ended, caught = worked.study, worked.ended, worked.signals
+    if ended:
+        load_importance()
     seen, at_edge = write_results(study, ended=bool(ended))
     record = seen.study
     if ended:
@@ -331,6 +334,18 @@ def finish(worked: Worked, place: str, limit: str, *, confirm: tuple[int, int] |
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{record.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
     return 0
+
+
+def load_importance() -> None:
+    """Load `optuna.importance`, as the report and the notes do, but without scikit-learn, which takes a second or two: an
+    evaluator needs it that this command does not use, and Optuna does without where it is not installed."""
+    if "sklearn" in sys.modules:
+        return
+    sys.modules["sklearn"] = None  # type: ignore[assignment]  # To an import, that is a package that is not there.
+    try:
+        importlib.import_module("optuna.importance")
+    finally:
+        del sys.modules["sklearn"]
 
 
 def show_on_dashboard(study: Study, view: StudyView, at_edge: list[str]) -> None:

@@ -10,6 +10,7 @@ import logging
 import math
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ TOGETHER_S = 10.0
 """How long the first slot waits for the others, so that they are measured together."""
 LOOK_S = 5.0
 """Between two looks at what the cluster has."""
+BEAT_S = 1.0
+"""Between two signs of life for the slots."""
 GONE_S = 20.0
 """How long its head may be silent before the cluster counts as gone. Ray itself would end this process after 60 s."""
 
@@ -82,6 +85,9 @@ class RayExecutor:
         self._looked = -math.inf
         self._refusal = ""
         self._token: Path | None = None
+        self._closed = threading.Event()
+        # From a thread: a sampler's fit, or a database that does not answer, must not look like an end to the slots.
+        self._beating = threading.Thread(target=self._beat, daemon=True, name="slots-beat")
         self._ray, self._connected, self._cut = ray_package(), False, False
         try:
             self._place = self._share(shared)
@@ -89,10 +95,11 @@ class RayExecutor:
             context = self._ray.get_runtime_context()
             self._head, self._node = context.gcs_address, context.get_node_id()
             self._answered = time.monotonic()
-            remote = self._ray.remote(concurrency_groups={"listen": 1, "tell": 1})(SlotHost)
+            remote = self._ray.remote(concurrency_groups={"listen": 1, "tell": 1, "beat": 1})(SlotHost)
             self._actor = remote.options(
                 num_cpus=threads, num_gpus=gpus_per_slot, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
             )
+            self._beating.start()
             self._await_first()
         except BaseException:
             self.close()
@@ -151,10 +158,13 @@ class RayExecutor:
         return found
 
     def close(self) -> None:
+        self._closed.set()
         if self._token is not None:
             self._token.unlink(missing_ok=True)
         if self._cut:
             return  # There is nobody to tell; slots end with their nodes, or when they miss this process.
+        if self._beating.is_alive():
+            self._beating.join()  # A call after the end of the connection would open another one.
         for slot in self._slots.values():
             self._ray.kill(slot.actor)
         self._slots.clear()
@@ -241,6 +251,12 @@ class RayExecutor:
     def _start(self, name: str) -> None:
         actor = self._actor.remote(self._trainer, self._threads, self._place, hpsearch.__version__)
         self._slots[name] = _Slot(name, actor, self._listen(actor))
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_S):
+            for slot in list(self._slots.values()):
+                if slot.info is not None:
+                    slot.actor.heard.options(concurrency_group="beat").remote()
 
     def _listen(self, actor: Any) -> Any:
         return actor.listen.options(concurrency_group="listen").remote()

@@ -56,7 +56,7 @@ class Report:
 
 
 class SlotHost:
-    """One slot. `listen` is called from one thread, `submit` and `answer` from another one, in order.
+    """One slot. `listen` is called from one thread, `submit` and `answer` from another one, in order, `heard` from a third.
 
     version: the coordinator's; a node with another one is refused, as is one that does not see the shared folder.
     """
@@ -64,7 +64,7 @@ class SlotHost:
     def __init__(self, trainer: str, threads: int, place: Place, version: str) -> None:
         self._mirror: Mirror | None = None
         self._refused = self._refusal(place, version)
-        self._executor = LocalExecutor(0 if self._refused else 1, threads, trainer=trainer)
+        self._executor = LocalExecutor(0 if self._refused else 1, threads, trainer=trainer, relayed=True)
         self._lock = threading.Lock()
         self._stay = 0
         self._task: TrialTask | None = None
@@ -96,6 +96,10 @@ class SlotHost:
             if stay == self._stay:
                 for slot in self._executor.open_ends():
                     self._executor.answer(slot.name, answer)
+
+    def heard(self) -> None:
+        """The coordinator lives. A slot that misses this for too long ends."""
+        self._executor.heard()
 
     def listen(self) -> Report:
         """What the slot says, as soon as it says something or another process has taken its place."""

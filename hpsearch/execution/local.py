@@ -48,9 +48,12 @@ MAX_STILLBORN = 3
 
 
 class LocalExecutor:
-    """`slots` warm processes of `threads` threads each. A process that dies is replaced at once."""
+    """`slots` warm processes of `threads` threads each. A process that dies is replaced at once.
 
-    def __init__(self, slots: int, threads: int, *, trainer: str = TRANSFORMER) -> None:
+    relayed: the coordinator is on another machine, and its signs of life come by `heard`.
+    """
+
+    def __init__(self, slots: int, threads: int, *, trainer: str = TRANSFORMER, relayed: bool = False) -> None:
         # Spawned, not forked: a forked child shares CUDA state and locks with its parent.
         self._context = multiprocessing.get_context("spawn")
         self._threads, self._trainer = threads, trainer
@@ -58,8 +61,9 @@ class LocalExecutor:
         self._stillborn = 0
         self._beats: Any = self._context.RawValue("Q", 0)
         self._closed = threading.Event()
-        # From a thread: a sampler's fit, or a database that does not answer, must not look like an end to the slots.
-        threading.Thread(target=self._beat, daemon=True, name="slots-beat").start()
+        if not relayed:
+            # From a thread: a sampler's fit, or a database that does not answer, must not look like an end to the slots.
+            threading.Thread(target=self._beat, daemon=True, name="slots-beat").start()
         self._slots = {f"slot-{index}": self._start(f"slot-{index}") for index in range(slots)}
 
     def idle(self) -> Sequence[SlotInfo]:
@@ -124,6 +128,10 @@ class LocalExecutor:
             if isinstance(body, Failed) and body.kind == "out-of-memory":
                 self._replace(slot)  # What it holds, in pieces or in use, is not for the next trial.
 
+    def heard(self) -> None:
+        """The coordinator lives. Slots that miss this for too long end."""
+        self._beats.value += 1
+
     def open_ends(self) -> dict[SlotInfo, multiprocessing.connection.Connection]:
         """The slots of this moment, and for each what can be waited on for its next word."""
         return {slot.info: slot.connection for slot in self._slots.values()}
@@ -132,6 +140,8 @@ class LocalExecutor:
         self._closed.set()
         for slot in self._slots.values():
             slot.connection.close()
+            if not slot.ready:
+                slot.process.kill()  # It loads its trainer, and would not look before it has.
         patience = time.monotonic() + 2.0
         for slot in self._slots.values():
             slot.process.join(max(0.0, patience - time.monotonic()))
@@ -142,7 +152,7 @@ class LocalExecutor:
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_S):
-            self._beats.value += 1
+            self.heard()
 
     def _start(self, name: str) -> _Slot:
         ours, theirs = self._context.Pipe()
@@ -200,5 +210,5 @@ class LocalExecutor:
 def _death(slot: _Slot, code: int | None) -> Died:
     reason = slot.patience.verdict() if slot.patience is not None else ""
     if code == UNHEARD:  # As with a lost node, no fault of the trial.
-        return Died(None, "its coordinator had been frozen for too long")
+        return Died(None, "its coordinator had not been heard of for too long")
     return Died(code, reason)

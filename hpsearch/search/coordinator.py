@@ -120,7 +120,6 @@ class Coordinator:
         """
         self._study.store.sit_out(self)
         self._study.storage.sit_out(self)
-        self._study.storage.write_under((self._study.record.id, self._owner.token))
         try:
             with storage_errors(self._study.storage.engine.url):
                 return self._work()
@@ -132,7 +131,7 @@ class Coordinator:
         finally:
             self._study.store.sit_out(None)
             self._study.storage.sit_out(None)
-            self._study.storage.write_under(None)
+            self._study.storage.write_freely()
 
     def _work(self) -> str:
         self._watcher.opened(self._study.record, self._study.store.trials(self._study.record.id))

@@ -17,7 +17,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
@@ -221,6 +220,8 @@ def _fit(features: Sequence[Sequence[float]], targets: Sequence[float]) -> Any:
     scale = rows.max(axis=0)
     scale[scale == 0] = 1.0
     weights = 1.0 / np.maximum(np.array(targets, float), 1e-9)
+    from scipy.optimize import nnls  # Here: it takes a second, and a study that goes on has its forecast.
+
     rates, _ = nnls(rows / scale * weights[:, None], np.ones(len(targets)))
     rates /= scale
     # The least relative error lies too low where noise is large; on average the rates must give what was measured.

@@ -308,6 +308,7 @@ def open_study(request: Request, checked: Checked, owner: Owner) -> Study:
         store.raise_target(record.id, request.trials, token=owner.token)
         record = replace(record, trials_target=request.trials)
     storage = optuna_storage(request.storage_url)
+    storage.write_under(record.id, owner.token)
     with storage_errors(storage.engine.url):
         return _open(request, checked, store, record, storage, resumed)
 

@@ -35,12 +35,13 @@ class PatientStorage(RDBStorage):
         self._writing = False
         event.listen(self.scoped_session, "after_begin", self._begun)
 
-    def write_under(self, lease: tuple[int, str] | None) -> None:
-        """From now on, write only while the lease of our study of that id has that token; else StudyOwned, StudyGone.
+    def write_under(self, study_id: int, token: str) -> None:
+        """From now on, write only while the lease of our study of that id has that token; else StudyOwned, StudyGone."""
+        self._lease = study_id, token
 
-        None: write freely, as other programs do.
-        """
-        self._lease = lease
+    def write_freely(self) -> None:
+        """As other programs do: notes are left when the lease is released."""
+        self._lease = None
 
     def sit_out(self, outage: Outage | None) -> None:
         """As `Store.sit_out`."""

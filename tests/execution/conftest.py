@@ -12,18 +12,26 @@ from hpsearch.execution.protocol import Executor
 
 
 @pytest.fixture(params=["local", "ray"])
-def executor(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Executor]]:
+def address(request: pytest.FixtureRequest) -> str:
+    """Of a cluster; empty for slots of this machine."""
+    if request.param == "local":
+        return ""
+    nodes: RayNodes = request.getfixturevalue("ray_nodes")
+    return nodes.address
+
+
+@pytest.fixture
+def executor(address: str) -> Callable[..., AbstractContextManager[Executor]]:
     """Opens an executor for one of the trainers that cost nothing, and closes it in the end."""
 
     @contextmanager
     def opens(trainer: str, slots: int = 1, threads: int = 1) -> Iterator[Executor]:
         named = f"toy_trainers:{trainer}"
         opened: Executor
-        if request.param == "local":
-            opened = LocalExecutor(slots, threads, trainer=named)
+        if address:
+            opened = RayExecutor(slots, threads, address=address, trainer=named)
         else:
-            nodes: RayNodes = request.getfixturevalue("ray_nodes")
-            opened = RayExecutor(slots, threads, address=nodes.address, trainer=named)
+            opened = LocalExecutor(slots, threads, trainer=named)
         try:
             yield opened
         finally:

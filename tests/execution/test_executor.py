@@ -6,14 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import coordinates
 import psutil
 import pytest
+from ray_nodes import ENVIRONMENT
 from waiting import wait_for
 
 from hpsearch.errors import SlotsUnable
@@ -163,31 +165,65 @@ def test_a_signal_to_the_whole_group_leaves_slots_running(executor: Opens, tmp_p
         assert until(opened, Ended).body.result.outcome is Outcome.STOPPED
 
 
-def test_slots_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
-    script = tmp_path / "coordinator.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys, time
-            from hpsearch.execution.local import LocalExecutor
-
-            if __name__ == "__main__":
-                opened = LocalExecutor(2, 1, trainer="toy_trainers:steps_until_told")
-                print(*[slot.pid for slot in opened.idle()], flush=True)
-                time.sleep(100)
-            """
-        )
-    )
+@contextmanager
+def coordinator(folder: Path, address: str, silence_s: float) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A coordinator of its own, and its two slots at work."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     with subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
-    ) as coordinator:
-        assert coordinator.stdout is not None
-        slots = [psutil.Process(int(pid)) for pid in coordinator.stdout.readline().split()]
+        [sys.executable, coordinates.__file__, str(folder), str(silence_s), *filter(None, [address])],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
+    ) as running:
+        assert running.stdout is not None
+        slots = [psutil.Process(int(pid)) for pid in running.stdout.readline().split()]
         assert len(slots) == 2
-        coordinator.kill()
-        _, alive = psutil.wait_procs(slots, timeout=20)
+        try:
+            yield running, slots
+        finally:
+            running.kill()
+
+
+def ended(process: psutil.Process) -> bool:
+    """Also one that a frozen parent has not heard of yet."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_slots_do_not_outlive_a_killed_coordinator(address: str, tmp_path: Path) -> None:
+    with coordinator(tmp_path, address, silence_s=300) as (killed, slots):
+        killed.kill()
+        _, alive = psutil.wait_procs(slots, timeout=60)
         assert alive == []
+
+
+def test_slots_end_when_their_coordinator_is_frozen_for_too_long_and_only_then(address: str, tmp_path: Path) -> None:
+    with coordinator(tmp_path, address, silence_s=4) as (frozen, slots):
+        time.sleep(6)
+        assert not any(map(ended, slots))
+        frozen.send_signal(signal.SIGSTOP)
+        wait_for(lambda: all(map(ended, slots)))
+        frozen.send_signal(signal.SIGCONT)
+        assert frozen.stdout is not None
+        assert {frozen.stdout.readline() for _ in slots} == {"its coordinator had not been heard of for too long\n"}
+
+
+def test_a_run_that_hangs_leaves_its_stacks_and_goes_on_in_a_fresh_process(executor: Opens, tmp_path: Path) -> None:
+    folder = tmp_path / "trials" / "0001"
+    folder.mkdir(parents=True)
+    hangs = replace(task(folder, number=1), step_limit_s=2.0)
+    with executor("hangs_once") as opened:
+        slot = opened.idle()[0]
+        opened.submit(slot, hangs)
+        died = until(opened, Died).body
+        assert died.reason == "no step for 2 s; its stacks are in trials/0001/stacks.txt"
+        stacks = (folder / "stacks.txt").read_text()
+        assert "in hangs_once" in stacks
+        wait_for(lambda: opened.messages(0.1) == [] and len(opened.idle()) == 1)
+        (fresh,) = opened.idle()
+        assert fresh.pid != slot.pid
+        opened.submit(fresh, hangs)
+        assert until(opened, Ended).body.result.outcome is Outcome.COMPLETE
+        assert (folder / "stacks.txt").read_text() == stacks
 
 
 @pytest.mark.parametrize("trainer", ["steps_until_told", "reads_for_long"])

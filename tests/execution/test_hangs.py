@@ -45,23 +45,6 @@ def until(opened: LocalExecutor, *kinds: type) -> SlotMessage:
     raise AssertionError(f"none of {kinds} came")
 
 
-def test_a_run_that_hangs_with_the_interpreter_locked_leaves_its_stacks_and_goes_on_in_a_fresh_process(tmp_path: Path) -> None:
-    with executor("hangs_once") as opened:
-        slot = opened.idle()[0]
-        opened.submit(slot, task(tmp_path))
-        died = until(opened, Died, Ended).body
-        assert isinstance(died, Died)
-        assert died.reason == "no step for 2 s; its stacks are in trials/0001/stacks.txt"
-        stacks = (tmp_path / "trials" / "0001" / "stacks.txt").read_text()
-        assert "most recent call first" in stacks
-        assert "in hangs_once" in stacks
-        (fresh,) = opened.idle()
-        assert fresh.pid != slot.pid
-        opened.submit(fresh, task(tmp_path))
-        assert until(opened, Died, Ended).body.result.outcome is Outcome.COMPLETE
-        assert (tmp_path / "trials" / "0001" / "stacks.txt").read_text() == stacks
-
-
 def test_a_stopped_process_is_killed_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "GRACE_S", 1.0)
     with executor("is_stopped_once") as opened:

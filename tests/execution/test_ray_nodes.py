@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -105,35 +102,6 @@ def test_closing_ends_the_slots_and_leaves_the_cluster(ray_nodes: RayNodes, tmp_
     assert list(tmp_path.iterdir()) == []
     with opened(ray_nodes) as again:
         assert len(again.idle()) == 1
-
-
-def test_slots_on_a_cluster_do_not_outlive_a_killed_coordinator(ray_nodes: RayNodes, tmp_path: Path) -> None:
-    script = tmp_path / "coordinator.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys, time
-            from hpsearch.execution.cluster import RayExecutor
-
-            opened = RayExecutor(2, 1, address=sys.argv[1], trainer="toy_trainers:steps_until_told")
-            print(*[slot.pid for slot in opened.idle()], flush=True)
-            time.sleep(100)
-            """
-        )
-    )
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    with subprocess.Popen(
-        [sys.executable, str(script), ray_nodes.address],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
-    ) as coordinator:
-        assert coordinator.stdout is not None
-        slots = [psutil.Process(int(pid)) for pid in coordinator.stdout.readline().split()]
-        assert len(slots) == 2
-        coordinator.kill()
-        _, alive = psutil.wait_procs(slots, timeout=60)
-        assert alive == []
 
 
 def test_a_folder_that_nodes_do_not_share_is_refused(
