@@ -51,6 +51,8 @@ class Worked:
     """Why the study ended; empty when it was stopped and can be gone on with."""
     stopping: str
     """Why it was stopped; empty when it was not."""
+    limit: str
+    """The option whose limit stopped it; empty where something else did."""
     stopped_for_now: str
     """A reason that passes (disk full)."""
     signals: list[int]
@@ -114,7 +116,7 @@ def _work(
             ):
                 count = len(slots.idle())
                 try:
-                    announce(opened, checked, count, slots, owner.token, say, confirm)
+                    announce(opened, checked, request.trials, count, slots, owner.token, say, confirm)
                 except KeyboardInterrupt:
                     say(f"interrupted: study '{opened.record.name}' has not begun; the same command begins it")
                     raise
@@ -133,7 +135,7 @@ def _work(
             # Where the database is away the lease ends by itself; what has been said of that counts.
             with contextlib.suppress(StudyGone, StudyOwned, StorageUnreachable):
                 opened.store.release(opened.record.id, owner)
-    return Worked(opened, ended, coordinator.stopping, coordinator.stopped_for_now, caught, interrupted)
+    return Worked(opened, ended, coordinator.stopping, coordinator.limit, coordinator.stopped_for_now, caught, interrupted)
 
 
 def _slots(where: Placement, study: Study, confirm: tuple[int, int] | None) -> Executor:
@@ -220,6 +222,7 @@ def stop_on_signals(coordinator: Coordinator | Confirmation, again: Again | None
 def announce(
     study: Study,
     checked: Checked,
+    asked: int,
     slots: int,
     executor: Executor,
     token: str,
@@ -228,11 +231,13 @@ def announce(
 ) -> None:
     """Measure the machine if that was not done for this study, and say what the study will cost.
 
-    confirm: how many of the best will be confirmed, and on how many seeds.
+    asked: the total of trials that was asked for. confirm: how many of the best will be confirmed, and on how many seeds.
     """
     record = study.record
     verb = "resuming" if study.resumed else "new"
     say(f"study: {verb} '{record.name}' in {study.folder} ({searched_by(record)})")
+    if asked < record.trials_target:
+        say(f"--trials {asked}: the study's total is {record.trials_target} already, and only grows; it goes on to that")
     if not isinstance(checked, CheckedModel):
         return  # Only its own runs tell what a trainer of one's own costs.
     from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops

@@ -36,7 +36,6 @@ from hpsearch.places import require_trials
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
     from hpsearch.report.view import StudyView
-    from hpsearch.search.limits import Limits
     from hpsearch.search.study import Study
     from hpsearch.space.space import SearchSpace
     from hpsearch.working import Worked
@@ -215,7 +214,6 @@ def run(
     code = finish(
         worked,
         same_place(storage, studies_dir),
-        limit_reached(limits, worked.stopping),
         confirm=(top, seeds) if confirm else None,
         as_json=as_json,
     )
@@ -271,26 +269,11 @@ def exit_code(number: int) -> int:
     return INTERRUPTED if number == signal.SIGINT else 0
 
 
-def limit_reached(limits: Limits, stopping: str) -> str:
-    """The option whose limit is why a study was stopped; empty where it was stopped by something else."""
-    from hpsearch.search.limits import Limits, Spent
-
-    alone = {
-        "--timeout": Limits(timeout_s=limits.timeout_s),
-        "--budget-flops": Limits(flops=limits.flops),
-        "--budget-hours": Limits(slot_hours=limits.slot_hours),
-    }
-    # The reason is a sentence: it is the limit's whose own sentence it is.
-    more_than_any = Spent(flops=sys.float_info.max, seconds=sys.float_info.max, wall_s=sys.float_info.max)
-    told = {limit.reached(more_than_any, ()): option for option, limit in alone.items()}
-    return told.get(stopping, "") if stopping else ""
-
-
-def finish(worked: Worked, place: str, limit: str, *, confirm: tuple[int, int] | None, as_json: bool) -> int:
+def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_json: bool) -> int:
     """Write what a finished study leaves behind, say how it stands, and choose the exit code.
 
-    place: options by which another command finds the study. limit: the option whose limit stopped it, if one did. confirm: how
-    many of the best were to be confirmed at its end, and on how many seeds.
+    place: options by which another command finds the study. confirm: how many of the best were to be confirmed at its end, and
+    on how many seeds.
     """
     from hpsearch.cli.summary import print_summary, warnings_of
     from hpsearch.report.view import status_dict
@@ -323,9 +306,11 @@ def finish(worked: Worked, place: str, limit: str, *, confirm: tuple[int, int] |
         return exit_code(caught[0])
     if not ended:
         # A limit is a total over all runs: the same command would stop at once.
-        goes_on = f"it goes on with a larger {limit}, or without it" if limit else "the same command goes on with it"
+        goes_on = (
+            f"it goes on with a larger {worked.limit}, or without it" if worked.limit else "the same command goes on with it"
+        )
         say(f"study '{record.name}' is paused: {worked.stopping}; {goes_on}")
-        if confirm is not None and limit:
+        if confirm is not None and worked.limit:
             again = f"hpsearch confirm --study {record.name} --top {confirm[0]} --seeds {confirm[1]}{place}"
             now = f"; `{again}` does it now" if seen.best is not None and not record.own else ""
             say(f"nothing was confirmed, as the search has not ended{now}")

@@ -103,6 +103,8 @@ class Coordinator:
         self._all_paused_since: float | None = None
         self.stopped_for_now = ""
         """A reason that passes (disk full), for the exit code."""
+        self.limit = ""
+        """The option whose limit stopped it; empty where something else did, or nothing."""
 
     @property
     def stopping(self) -> str:
@@ -258,8 +260,9 @@ class Coordinator:
 
     def _look_at_limits(self) -> None:
         running = [*(active.record for active in self._active.values()), *self._waiting, *self._aside.values()]
-        if reason := self._limits.reached(self._spent, running):
-            self.stop(reason)
+        if not self._stopping and (reached := self._limits.reached(self._spent, running)):
+            self.limit = reached.option
+            self.stop(reached.reason)
         if not self._enough and (reason := self._limits.patience_over(self._spent) or self._gain_over()):
             self._enough = reason
             self._watcher.note(f"{reason}: no new trial starts")

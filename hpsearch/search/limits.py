@@ -51,6 +51,16 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """A limit of cost that is reached."""
+
+    option: str
+    """That set it."""
+    reason: str
+    """Why nothing goes on, in a sentence."""
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a person is ready to spend; infinite where nothing was said.
 
@@ -64,18 +74,18 @@ class Limits:
     patience: float = math.inf
     min_gain: MinGain | None = None
 
-    def reached(self, spent: Spent, unfinished: Iterable[TrialRecord]) -> str:
-        """Which limit of cost is reached, in a sentence; empty while none is. unfinished: trials that have not ended."""
+    def reached(self, spent: Spent, unfinished: Iterable[TrialRecord]) -> Reached | None:
+        """The limit of cost that is reached; None while none is. unfinished: trials that have not ended."""
         if spent.wall_s + time.monotonic() - spent.began > self.timeout_s:
-            return "the time limit was reached"
+            return Reached("--timeout", "the time limit was reached")
         flops, seconds = spent.flops, spent.seconds
         for record in unfinished:
             flops, seconds = flops + record.flops, seconds + record.seconds
         if flops >= self.flops:
-            return f"the compute budget of {self.flops:.3g} FLOPs is spent"
+            return Reached("--budget-flops", f"the compute budget of {self.flops:.3g} FLOPs is spent")
         if seconds >= self.slot_hours * 3600:
-            return f"the budget of {self.slot_hours:g} slot-hours is spent"
-        return ""
+            return Reached("--budget-hours", f"the budget of {self.slot_hours:g} slot-hours is spent")
+        return None
 
     def patience_over(self, spent: Spent) -> str:
         """Why no new trial is worth it; empty while one is."""

@@ -20,6 +20,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
+from hpsearch.objectives import OBJECTIVES
 from hpsearch.places import require_folder, require_writable
 from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
 from hpsearch.search.proposals import concrete, open_text, outside
@@ -201,6 +202,7 @@ def check(request: Request) -> Checked:
     check_scheduler("none" if request.scheduler is None else request.scheduler)
     if space.own or request.trainer is not None:
         return _check_own(request)
+    _require_curve(request)
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
@@ -227,6 +229,21 @@ def check(request: Request) -> Checked:
         baseline=baseline,
         corpus=corpus,
     )
+
+
+def _has_curve(space: SearchSpace) -> bool:
+    """Whether any objective is known before a trial ends. (A trainer of one's own reports what it likes.)"""
+    return space.own or any(OBJECTIVES[name].known == "while training" for name in space.objectives)
+
+
+def _require_curve(request: Request) -> None:
+    """Refuse what judges trials while they run where there is nothing to judge them by."""
+    for option, given in (("--pruner", request.pruner), ("--scheduler", request.scheduler)):
+        if given not in (None, "none") and not _has_curve(request.space):
+            raise BadInput(
+                f"{option} {given}: {' and '.join(request.space.objectives)} tells nothing while a trial trains; leave the option "
+                "out, or add an objective that does, such as val_loss"
+            )
 
 
 def _require_outputs(space: SearchSpace, baseline: TrialConfig) -> None:
@@ -397,7 +414,7 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
 
 def _default_pruner(request: Request) -> str:
     alone = request.scheduler in (None, "none") and len(request.space.objectives) == 1
-    return DEFAULT_PRUNER if alone else "none"
+    return DEFAULT_PRUNER if alone and _has_curve(request.space) else "none"
 
 
 def _require_same(request: Request, checked: Checked, record: StudyRecord) -> None:

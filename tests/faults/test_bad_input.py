@@ -235,6 +235,16 @@ BEYOND: Rows = {
         ("--pruner median", "--scheduler halving"),
         {"s.yaml": SPACE.replace("val_bpb", "[val_bpb, num_parameters]")},
     ),
+    "a scheduler without a curve": Row(
+        (*RUN, "--scheduler", "halving"),
+        ("--scheduler halving", "generation_divergence", "leave the option out"),
+        {"s.yaml": SPACE.replace("val_bpb", "generation_divergence")},
+    ),
+    "a pruner without a curve": Row(
+        (*RUN, "--pruner", "median"),
+        ("--pruner median", "train_seconds tells nothing", "val_loss"),
+        {"s.yaml": SPACE.replace("val_bpb", "train_seconds")},
+    ),
     "seed negative": Row((*RUN, "--seed", "-3"), ("--seed -3", "from 0")),
     "seed beyond a database's integers": Row((*RUN, "--seed", str(2**63)), (f"--seed {2**63}", "to 2147483647")),
     "trials beyond all bounds": Row((*RUN, "--trials", "9" * 20), (f"--trials {'9' * 20}", "at most 1,000,000")),

@@ -9,8 +9,11 @@ from invariants import assert_nothing_lost, rows
 from tiny import SPACE
 
 
-def run(cli: Cli, trials: int) -> None:
-    cli.ok("run", "--space", "tiny.yaml", "--trials", str(trials), "--slots", "1", "--device", "cpu")
+def run(cli: Cli, trials: int) -> str:
+    """What is told."""
+    done = cli.run("run", "--space", "tiny.yaml", "--trials", str(trials), "--slots", "1", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def work(url: str) -> list[list[dict[str, Any]]]:
@@ -29,7 +32,8 @@ def test_fault_09_a_finished_study_runs_nothing_again_and_a_larger_total_adds_th
     run(cli, 2)
     done = work(storage_url)
     for again in (2, 1):
-        run(cli, again)
+        told = run(cli, again)
+        assert ("--trials 1: the study's total is 2 already" in told) == (again == 1)
         assert_nothing_lost(storage_url, "tiny", 2)
         assert work(storage_url) == done
     run(cli, 4)

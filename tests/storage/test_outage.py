@@ -96,7 +96,7 @@ def test_both_storages_outlast_a_server_that_comes_back(
             assert len(outage.lasted) == 1, name
             assert outage.lasted[0] >= 0.5
             # Called all the time, and never left alone for long: slots wait for answers meanwhile.
-            assert len(outage.seconds) >= 3, outage.seconds
+            assert len(outage.seconds) >= 2, outage.seconds
             assert outage.seconds == sorted(outage.seconds)
             assert all("does not answer" in reason and "\n" not in reason for reason in outage.reasons)
             assert not any(own_server.url("x").split("@")[0].split(":")[-1] in reason for reason in outage.reasons)
