@@ -241,7 +241,7 @@ def _require_curve(request: Request) -> None:
     for option, given in (("--pruner", request.pruner), ("--scheduler", request.scheduler)):
         if given not in (None, "none") and not _has_curve(request.space):
             raise BadInput(
-                f"{option} {given}: {' and '.join(request.space.objectives)} tells nothing while a trial trains; leave the option "
+                f"{option} {given}: {' and '.join(request.space.objectives)} tells nothing while a trial trains; leave it "
                 "out, or add an objective that does, such as val_loss"
             )
 

@@ -237,7 +237,7 @@ BEYOND: Rows = {
     ),
     "a scheduler without a curve": Row(
         (*RUN, "--scheduler", "halving"),
-        ("--scheduler halving", "generation_divergence", "leave the option out"),
+        ("--scheduler halving", "generation_divergence", "leave it out"),
         {"s.yaml": SPACE.replace("val_bpb", "generation_divergence")},
     ),
     "a pruner without a curve": Row(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import warm
+
 COMMAND = [sys.executable, "-m", "hpsearch"]
 
 
@@ -25,10 +27,13 @@ class Cli:
     """Words in front of the command."""
 
     def run(self, *words: str, timeout: float = 300, **changes: str) -> subprocess.CompletedProcess[str]:
+        environment = self.environment | changes
+        if not self.before and warm.fits(environment):
+            return warm.run(words, self.folder, environment, timeout)
         return subprocess.run(
             [*self.before, *COMMAND, *words],
             cwd=self.folder,
-            env=self.environment | changes,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout,
