@@ -34,15 +34,18 @@ _context.set_forkserver_preload(
 )
 _lock = threading.Lock()
 """Starting one process looks after the others that have ended."""
-_OWN = {"HPSEARCH_STORAGE", "HPSEARCH_STORAGE_PASSWORD_FILE", "HPSEARCH_STUDIES_DIR", "HPSEARCH_CACHE_DIR", "HPSEARCH_TOKEN"}
-_SAME = {"NO_COLOR", "TERM", "OMP_NUM_THREADS"}
+_LATE = (
+    *("HPSEARCH_STORAGE", "HPSEARCH_STUDIES_DIR", "HPSEARCH_CACHE_DIR", "HPSEARCH_TOKEN"),
+    *("NO_COLOR", "TERM", "OMP_", "PYTEST_", "RAY_"),
+)
+"""Beginnings of variables that nothing reads while it is imported."""
 _HERE = dict(os.environ)
 
 
 def fits(environment: Mapping[str, str]) -> bool:
-    """Whether nothing in an environment is read by an import, or before one."""
-    names = {name for name in {*environment, *_HERE} if environment.get(name) != _HERE.get(name)}
-    return names <= _OWN | _SAME | {"PYTEST_CURRENT_TEST"}
+    """Whether what an environment changes is read late enough."""
+    changed = {name for name in {*environment, *_HERE} if environment.get(name) != _HERE.get(name)}
+    return all(name.startswith(_LATE) for name in changed)
 
 
 def run(
