@@ -12,8 +12,7 @@ import pytest
 from cli import COMMAND, Cli
 from tiny import SPACE
 
-from hpsearch.cli.run import limit_reached
-from hpsearch.search.limits import Limits
+from hpsearch.search.limits import Limits, Spent
 
 RUN = ("run", "--space", "slow.yaml", "--device", "cpu", "--trials")
 
@@ -36,19 +35,18 @@ def test_a_time_limit_pauses_the_study(slow: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stopping", "option"),
+    ("spent", "option"),
     [
-        ("the time limit was reached", "--timeout"),
-        ("the compute budget of 1e+12 FLOPs is spent", "--budget-flops"),
-        ("the budget of 2 slot-hours is spent", "--budget-hours"),
-        ("stopped from another terminal", ""),
-        ("interrupted", ""),
-        ("", ""),
+        (Spent(wall_s=6000), "--timeout"),
+        (Spent(flops=1e12), "--budget-flops"),
+        (Spent(seconds=7200), "--budget-hours"),
+        (Spent(wall_s=4000, flops=9e11, seconds=7199), ""),
     ],
 )
-def test_what_stopped_a_study_is_told_as_the_option_to_raise(stopping: str, option: str) -> None:
-    assert limit_reached(Limits(timeout_s=5, flops=1e12, slot_hours=2), stopping) == option
-    assert limit_reached(Limits(), stopping) in ("", option)
+def test_a_limit_that_is_reached_is_told_as_the_option_to_raise(spent: Spent, option: str) -> None:
+    reached = Limits(timeout_s=5000, flops=1e12, slot_hours=2).reached(spent, ())
+    assert (reached.option if reached else "") == option
+    assert Limits().reached(spent, ()) is None
 
 
 def test_an_early_end_is_said_on_a_terminal_with_commands_that_find_the_study(cli: Cli) -> None:

@@ -33,7 +33,7 @@ def write_space(cli: Cli, tokens: int) -> None:
 @contextmanager
 def running(cli: Cli) -> Iterator[subprocess.Popen[str]]:
     """`hpsearch run` in the background, as far as its database."""
-    process = cli.on_one_core().start(*RUN)
+    process = cli.start(*RUN)
     try:
         wait_for(lambda: cli.run("status").returncode == 0, process)
         yield process

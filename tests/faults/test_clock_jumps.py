@@ -41,7 +41,7 @@ def test_fault_19_a_clock_that_jumps_by_hours_in_mid_trial_has_no_effect(
 
     jump(0)
     path = os.pathsep.join(filter(None, [str(tmp_path / "jumping"), slow.environment.get("PYTHONPATH", "")]))
-    cli = slow.using(url).on_one_core().having(PYTHONPATH=path, TEST_CLOCK=str(clock))
+    cli = slow.using(url).having(PYTHONPATH=path, TEST_CLOCK=str(clock))
     running = cli.start(*RUN)
     for seconds in (3600, -7200, 7200):  # No jumps that add up to nothing, whichever of them a step is timed across.
         seen = count(url, "hps_points")

@@ -63,7 +63,7 @@ def frozen_between_writes(process: subprocess.Popen[str], url: str) -> bool:
 @on("any_storage_url", "sqlite", "postgresql")
 def test_fault_04_a_coordinator_that_wakes_after_its_lease_writes_nothing_more(any_storage_url: str, slow: Cli) -> None:
     url = any_storage_url
-    cli = slow.using(url).on_one_core().having(HPSEARCH_LEASE_S=str(LEASE_S))
+    cli = slow.using(url).having(HPSEARCH_LEASE_S=str(LEASE_S))
     first = cli.start(*RUN, "2")
     wait_for(lambda: count(url, "hps_points") >= 2, first)
     wait_for(lambda: frozen_between_writes(first, url))
@@ -94,7 +94,7 @@ def test_fault_04_slots_end_when_their_coordinator_is_frozen_and_their_trials_go
     any_storage_url: str, slow: Cli
 ) -> None:
     url = any_storage_url
-    cli = slow.using(url).on_one_core().having(HPSEARCH_LEASE_S="5")
+    cli = slow.using(url).having(HPSEARCH_LEASE_S="5")
     running = cli.start(*RUN, "1")
     wait_for(lambda: count(url, "hps_checkpoints") >= 1, running)
     wait_for(lambda: frozen_between_writes(running, url))
@@ -110,7 +110,7 @@ def test_fault_04_slots_end_when_their_coordinator_is_frozen_and_their_trials_go
 
 @on("any_storage_url", "sqlite", "mysql")
 def test_fault_08_of_sixteen_starts_one_runs_the_study_and_the_others_are_refused(any_storage_url: str, slow: Cli) -> None:
-    cli = slow.using(any_storage_url).on_one_core()
+    cli = slow.using(any_storage_url)
     started = [cli.start(*RUN, "1000") for _ in range(STARTS)]
     winner = the_one_that_runs(started)
     wait_for(lambda: count(any_storage_url, "hps_points") >= 1, winner)
@@ -130,7 +130,7 @@ def test_fault_19_clocks_off_by_an_hour_have_no_effect(any_storage_url: str, slo
     """The owner's clock is an hour late and the other one's an hour early: by their clocks the lease ended long ago."""
     (tmp_path / "shifted").mkdir()
     (tmp_path / "shifted" / "sitecustomize.py").write_text(SHIFTED)
-    cli = slow.using(any_storage_url).on_one_core()
+    cli = slow.using(any_storage_url)
     path = os.pathsep.join(filter(None, [str(tmp_path / "shifted"), cli.environment.get("PYTHONPATH", "")]))
     late = cli.having(PYTHONPATH=path, TEST_CLOCK_SHIFT_S="-3600")
     early = cli.having(PYTHONPATH=path, TEST_CLOCK_SHIFT_S="3600")

@@ -20,7 +20,7 @@ def test_fault_08_of_sixteen_starts_one_takes_over_from_a_killed_owner_and_the_o
     any_storage_url: str, slow: Cli
 ) -> None:
     url = any_storage_url
-    cli = slow.using(url).on_one_core()
+    cli = slow.using(url)
     killed = cli.start(*RUN)
     wait_for(lambda: count(url, "hps_checkpoints") >= 1, killed)
     os.killpg(killed.pid, signal.SIGKILL)

@@ -23,15 +23,13 @@ class Cli:
     folder: Path
     environment: dict[str, str]
     started: list[subprocess.Popen[str]] = field(default_factory=list)
-    before: tuple[str, ...] = ()
-    """Words in front of the command."""
 
     def run(self, *words: str, timeout: float = 300, **changes: str) -> subprocess.CompletedProcess[str]:
         environment = self.environment | changes
-        if not self.before and warm.fits(environment):
+        if warm.fits(environment):
             return warm.run(words, self.folder, environment, timeout)
         return subprocess.run(
-            [*self.before, *COMMAND, *words],
+            [*COMMAND, *words],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -52,7 +50,7 @@ class Cli:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """The command in a process group of its own."""
         process = subprocess.Popen(
-            [*self.before, *COMMAND, *words],
+            [*COMMAND, *words],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -77,11 +75,6 @@ class Cli:
     def having(self, **changes: str) -> Cli:
         """The same with changes in the environment."""
         return replace(self, environment=self.environment | changes)
-
-    def on_one_core(self) -> Cli:
-        """The same, seeing one core: its one slot has one thread. Two that wait for one another burn a busy machine's time."""
-        allowed = sorted(os.sched_getaffinity(0))
-        return replace(self, before=("taskset", "-c", str(allowed[os.getpid() % len(allowed)])))
 
     def files(self) -> list[str]:
         """All but SQLite's own, which come and go with whoever has its database open."""

@@ -22,8 +22,8 @@ MEASURED = "rung, iteration, tokens, flops, train_loss, metrics, learning_rate, 
 
 
 def words(trials: int, *more: str) -> tuple[str, ...]:
-    """The line that runs it, without pruning. Two slots, so that each has one thread where there are two cores."""
-    common = ("--device", "cpu", "--slots", "2", "--sampler", "random", "--pruner", "none")
+    """The line that runs it, without pruning. OMP_NUM_THREADS gives its slot one thread."""
+    common = ("--device", "cpu", "--slots", "1", "--sampler", "random", "--pruner", "none")
     return ("run", "--space", f"{STUDY}.yaml", "--trials", str(trials), *common, *more)
 
 
