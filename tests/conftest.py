@@ -14,6 +14,7 @@ from hypothesis import settings
 # Slots are spawned with this path too, so that they find the trainers that cost nothing.
 sys.path.append(str(Path(__file__).parent / "support"))
 
+import warm
 from cli import Cli
 from ray_nodes import RayNodes, ray_nodes_of
 from servers import NoServer, Server, start_mariadb, start_postgresql
@@ -28,6 +29,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # No test fails because the machine is slow, and CI fails on what is wrong, not on what it was lucky to find.
 settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    warm.begin()
 
 
 @pytest.fixture(scope="session")

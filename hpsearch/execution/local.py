@@ -1,9 +1,11 @@
-"""Slots as spawned processes on this machine."""
+"""Slots as processes of this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import signal
@@ -12,7 +14,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,14 @@ class _Slot:
 SECRETS = ("HPSEARCH_STORAGE", "HPSEARCH_TOKEN")
 """Environment variables that may hold a password."""
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Those that torch and numpy read once, when they load."""
+
+FORKED = sys.platform == "linux"
+"""Whether slots are forked from a server that has loaded the trainer: the second slot, and each that replaces one, starts in a
+moment. It asks nothing of CUDA, which a fork would break. Elsewhere libraries of the system do not bear a fork, and slots are
+spawned. Never from the coordinator: a child shares its parent's locks, and what it holds of CUDA."""
+
 MAX_STILLBORN = 3
 """Slot processes in a row that may end before they are ready."""
 
@@ -54,8 +64,9 @@ class LocalExecutor:
     """
 
     def __init__(self, slots: int, threads: int, *, trainer: str = TRANSFORMER, relayed: bool = False) -> None:
-        # Spawned, not forked: a forked child shares CUDA state and locks with its parent.
-        self._context = multiprocessing.get_context("spawn")
+        self._context: Any = multiprocessing.get_context("forkserver" if FORKED else "spawn")
+        if FORKED and trainer == TRANSFORMER:
+            self._context.set_forkserver_preload([trainer.partition(":")[0]])
         self._threads, self._trainer = threads, trainer
         self._host = socket.gethostname()
         self._stillborn = 0
@@ -156,26 +167,24 @@ class LocalExecutor:
 
     def _start(self, name: str) -> _Slot:
         ours, theirs = self._context.Pipe()
+        # A slot needs no database, and its environment can be read by every process of the user.
+        environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
+        environment |= dict.fromkeys(THREADS, str(self._threads))
         process = self._context.Process(
             target=slot_main,
-            args=(theirs, self._trainer, self._threads, os.getpid(), self._beats),
+            args=(theirs, self._trainer, environment, self._beats),
             name=f"hpsearch {name}",
             daemon=True,
         )
-        # A slot needs no database, and its environment can be read by every process of the user.
-        secrets = {name: os.environ.pop(name) for name in SECRETS if name in os.environ}
-        # A Ctrl-C reaches the whole process group: one that comes before the child can ignore it must wait until it does.
-        # (The tracker comes first, as starting it unblocks these signals.)
-        multiprocessing.resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         # A slot needs nothing of the script or notebook that began the study, and would run it again to import it.
         script, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
         try:
-            process.start()
+            with _begetting(environment):
+                (multiprocessing.forkserver.ensure_running if FORKED else process.start)()
+            if FORKED:
+                process.start()
         finally:
             sys.modules["__main__"] = script
-            os.environ.update(secrets)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         assert process.pid is not None
         return _Slot(SlotInfo(name, self._host, process.pid), process, ours)
@@ -212,3 +221,24 @@ def _death(slot: _Slot, code: int | None) -> Died:
     if code == UNHEARD:  # As with a lost node, no fault of the trial.
         return Died(None, "its coordinator had not been heard of for too long")
     return Died(code, reason)
+
+
+@contextlib.contextmanager
+def _begetting(environment: Mapping[str, str]) -> Iterator[None]:
+    """What a process that starts meanwhile inherits: an environment, and no signal before it can say what one means.
+
+    A Ctrl-C reaches the whole process group: one that comes before a child can ignore it waits until it does.
+    """
+    multiprocessing.resource_tracker.ensure_running()  # Its start unblocks these signals.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    ours = dict(os.environ)
+    try:
+        for name in ours.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        yield
+    finally:
+        for name in environment.keys() - ours.keys():
+            del os.environ[name]
+        os.environ.update(ours)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

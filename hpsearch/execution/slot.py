@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import faulthandler
 import importlib
+import multiprocessing.forkserver
 import os
+import select
 import signal
 import sys
 import threading
@@ -39,18 +41,19 @@ class Alive:
     """The run takes steps, with nothing to report yet. Between executor and slot only: a coordinator does not see it."""
 
 
-def slot_main(connection: Connection, trainer: str, threads: int, parent: int, beats: Any) -> None:
+def slot_main(connection: Connection, trainer: str, environment: dict[str, str], beats: Any) -> None:
     """Serve tasks until the coordinator closes its end of the pipe or dies. `trainer` is `module:function`.
 
-    beats: a shared number that changes all the time while the coordinator lives.
+    environment: this process's, whenever the server that it was forked from was started. beats: a shared number that changes
+    all the time while the coordinator lives.
     """
-    coordinator = _Parent(parent, beats)
+    coordinator = _Coordinator(connection, beats)
     for number in (signal.SIGINT, signal.SIGTERM):  # They reach the whole process group; the coordinator decides.
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # Blocked while this process started.
     faulthandler.enable()
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = str(threads)  # Read once, when torch and numpy load: hence before any import of them.
+    os.environ.clear()
+    os.environ.update(environment)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     module, _, function = trainer.partition(":")
     run: Trainer = getattr(importlib.import_module(module), function)
@@ -145,23 +148,27 @@ def failure(error: Exception) -> Failed:
     return Failed("out-of-memory", message, trace, shortfall_bytes=missing, micro_batches=parts)
 
 
-class _Parent:
-    """Ends this process when its parent ends, however that ends, or has not been heard of for `silence_s`; None: for ever."""
+class _Coordinator:
+    """Ends this process when its coordinator ends, or has not been heard of for `silence_s` (None: for ever)."""
 
-    def __init__(self, pid: int, beats: Any) -> None:
+    def __init__(self, connection: Connection, beats: Any) -> None:
         self.silence_s: float | None = None
-        self._pid, self._beats = pid, beats
+        self._connection, self._beats = connection, beats
         if sys.platform == "linux":
+            # What it was forked from ends with the coordinator, once no slot keeps it, and then the kernel ends this process,
+            # also where code that keeps Python from running keeps the thread below from looking.
+            os.close(multiprocessing.forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
             ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        threading.Thread(target=self._watch, daemon=True, name="parent-watch").start()
+        threading.Thread(target=self._watch, daemon=True, name="coordinator-watch").start()
 
     def _watch(self) -> None:
-        # Silence is counted in looks, and not by the clock: a terminal's Ctrl-Z stops parent and slot alike.
+        hung_up = select.poll()
+        hung_up.register(self._connection, 0)  # The end of the pipe is told unasked.
+        # Silence is counted in looks, and not by the clock: a terminal's Ctrl-Z stops coordinator and slot alike.
         heard, silent_s = self._beats.value, 0.0
-        while os.getppid() == self._pid:  # Not on Linux, or its end came before the call above.
+        while not hung_up.poll(1000 * BEAT_S):
             if self.silence_s is not None and silent_s >= self.silence_s:
                 os._exit(UNHEARD)  # As in a crash: a checkpoint that is being written is not there yet.
-            time.sleep(BEAT_S)
             before, heard = heard, self._beats.value
             silent_s = silent_s + BEAT_S if heard == before else 0.0
         os._exit(1)

@@ -178,10 +178,12 @@ def _check_baseline(space: SearchSpace) -> None:
     if broken:
         rule, sentence = broken
         names = rule.expression.names
-        if not any(_permits(space, rule, case) for case in space.cases(names)):
-            raise rule.place.error(
-                f"no configuration satisfies `{rule.expression.text}`{_counted(space, names)}; {_change(names)}"
-            )
+        decided = [each for each in space.rules if not space.undecided(each.expression.names)]
+        for together in ([rule], decided):
+            of_all = tuple(dict.fromkeys(name for each in together for name in each.expression.names))
+            if not any(all(_permits(space, each, case) for each in together) for case in space.cases(of_all)):
+                told = " and ".join(f"`{each.expression.text}`" for each in together)
+                raise rule.place.error(f"no configuration satisfies {told}{_counted(space, of_all)}; {_change(of_all)}")
         raise rule.place.error(f"the baseline (the priors) breaks a rule: {sentence}; change a prior of {' or '.join(names)}")
     misfit, shape = space.names.misfit(settings), space.names.shape
     if misfit is not None:
@@ -208,7 +210,7 @@ def _counted(space: SearchSpace, names: Iterable[str]) -> str:
 
 
 def _change(names: Iterable[str]) -> str:
-    return f"change the values of {' or '.join(names)}, or the rule"
+    return f"change the values of {' or '.join(names)}, or a rule"
 
 
 def _place_of(space: SearchSpace, name: str) -> Place:

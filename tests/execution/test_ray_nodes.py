@@ -80,9 +80,7 @@ def test_an_actor_that_is_killed_is_told_apart_from_a_trial_that_kills_its_proce
     with opened(ray_nodes, "steps_until_told") as executor:
         slot = executor.idle()[0]
         executor.submit(slot, task(tmp_path, 3))
-        parent = psutil.Process(slot.pid).parent()
-        assert parent is not None
-        parent.kill()
+        psutil.Process(slot.pid).parents()[1].kill()  # Its parent is what it was forked from.
         died = until(executor, Died)
         assert (died.number, died.body.exit_code) == (3, None)
         assert "is gone" in died.body.reason
@@ -119,6 +117,23 @@ def test_a_cluster_without_room_is_told_with_what_is_missing(ray_nodes: RayNodes
     with pytest.raises(ClusterUnreachable, match=r"no room for a slot of 1 core and 0\.5 GPU") as caught:
         opened(ray_nodes, gpus_per_slot=0.5)
     assert caught.value.exit_code == 4
+
+
+def test_two_slots_of_half_a_gpu_share_the_one_that_a_node_has(ray_nodes: RayNodes, tmp_path: Path) -> None:
+    node = ray_nodes.add(cores=4, gpus=1)
+    try:
+        with opened(ray_nodes, slots=None, gpus_per_slot=0.5) as executor:
+            wait_for_slots(executor, 2)
+            slots = executor.idle()
+            assert [ray_nodes.of(slot.pid) for slot in slots] == [node, node]
+            assert [psutil.Process(slot.pid).environ()["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "0"]
+            assert executor.device == "cuda:0"
+            for number, slot in enumerate(slots):
+                executor.submit(slot, task(tmp_path / str(number), number))
+            for _ in slots:
+                assert until(executor, Ended).body.result.outcome is Outcome.COMPLETE
+    finally:
+        ray_nodes.kill(node)
 
 
 def test_a_cluster_that_is_not_there_is_told_in_seconds() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 
+import psutil
 import pytest
 from cli import Cli
 from invariants import assert_nothing_lost, rows, snapshot
@@ -51,6 +54,26 @@ def test_fault_20_trials_of_a_lost_node_go_on_elsewhere(storage_url: str, slow: 
     assert "its node left the cluster" in lost["reason"]
     assert others[-1]["from_iteration"] > 0
     assert points(storage_url) == alone
+
+
+def test_fault_02_slots_on_a_cluster_end_with_a_killed_coordinator_and_the_same_command_goes_on(
+    slow: Cli, ray_nodes: RayNodes
+) -> None:
+    cli = Cli(slow.folder, slow.environment | ENVIRONMENT)
+    url = f"sqlite:///{cli.folder}/studies/hpsearch.db"
+    words = (*STUDY, "--executor", "ray", "--ray-address", ray_nodes.address)
+    killed = cli.start(*words)
+    wait_for(lambda: bool(begun(url)), killed)
+    at_work = begun(url)[0]
+    before = snapshot(url, "slow")
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    wait_for(lambda: not psutil.pid_exists(at_work["pid"]))
+    cli.ok(*words)
+    assert_nothing_lost(url, "slow", TRIALS, before=[before])
+    attempts = rows(url, AFTER, number=at_work["trial_number"])
+    assert len(attempts) == at_work["attempt"] + 1, "one more attempt is enough"
+    assert attempts[-1]["from_iteration"] > 0
 
 
 def test_a_coordinator_whose_own_node_is_lost_says_so_and_its_study_goes_on_later(slow: Cli) -> None:

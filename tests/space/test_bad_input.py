@@ -228,6 +228,12 @@ RULES = [
     ),
     ("require: learning_rate > 2e-3\n", "4:10", "no configuration satisfies `learning_rate > 0.002` (none of 2000", "change"),
     (
+        "require:\n  - d_model > 64\n  - d_model < 64\n",
+        "5:5",
+        "no configuration satisfies `d_model > 64` and `d_model < 64`",
+        "change the values",
+    ),
+    (
         "require: d_model > 64\n",
         "4:10",
         "the baseline (the priors) breaks a rule: d_model > 64 does not hold",

@@ -44,10 +44,10 @@ class RayNodes:
         self.nodes: list[Any] = []
         """Those that take work."""
 
-    def add(self, cores: int = 2) -> Any:
-        """A node that has joined."""
+    def add(self, cores: int = 2, gpus: int = 0) -> Any:
+        """A node that has joined. gpus: as many as it says that it has; Ray believes it."""
         with mock.patch.dict(os.environ, ENVIRONMENT):
-            node = self._cluster.add_node(**self._options(cores))
+            node = self._cluster.add_node(**self._options(cores), num_gpus=gpus)
         self.nodes.append(node)
         return node
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import resource
 import signal
@@ -73,6 +74,12 @@ def slow_curve(task: TrialTask) -> Run:
             event = run.send(answer)
         except StopIteration as stop:
             return stop.value
+
+
+def tells_its_environment(task: TrialTask) -> Run:
+    """Its environment, in the place of a sample."""
+    yield from ()
+    return TrainResult(Outcome.COMPLETE, 1, sample=json.dumps(dict(os.environ)))
 
 
 def steps_until_told(task: TrialTask) -> Run:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import hpsearch.__main__
 from hpsearch.cli import main
@@ -40,6 +43,11 @@ _LATE = (
 )
 """Beginnings of variables that nothing reads while it is imported."""
 _HERE = dict(os.environ)
+
+
+def begin() -> None:
+    """Start the process that commands are forked from, before a test's own slots are, with fewer imports."""
+    multiprocessing.forkserver.ensure_running()
 
 
 def fits(environment: Mapping[str, str]) -> bool:
@@ -81,4 +89,25 @@ def _command(words: tuple[str, ...], folder: Path, environment: dict[str, str], 
         os.close(opened)
     sys.stdin = os.fdopen(0)
     sys.argv = [hpsearch.__main__.__file__, *words]
+    _serve_slots()
     main()
+
+
+def _serve_slots() -> None:
+    """Fork from this process what the command would start, and load its imports anew: the server that its slots are forked
+    from."""
+    server: Any = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    with socket.socket(socket.AF_UNIX) as listener:
+        server._forkserver_address = multiprocessing.connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]
+        listener.bind(server._forkserver_address)
+        listener.listen()
+        alive, server._forkserver_alive_fd = os.pipe()
+        server._forkserver_pid = os.fork()
+        if server._forkserver_pid == 0:
+            try:
+                os.close(server._forkserver_alive_fd)
+                signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+                multiprocessing.forkserver.main(listener.detach(), alive, [])
+            finally:
+                os._exit(0)
+        os.close(alive)

@@ -1,0 +1,64 @@
+"""What slots are forked from: a process that has loaded the trainer, with nothing that a fork would break or give away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from waiting import wait_for
+
+from hpsearch.execution.local import FORKED, LocalExecutor
+from hpsearch.execution.protocol import TrialTask
+
+ASKED_NOTHING = """
+import torch
+
+def refuse(*_, **__):
+    raise SystemExit("CUDA was asked something")
+
+for name in ("init", "_lazy_init", "is_available", "device_count", "current_device", "get_device_capability"):
+    setattr(torch.cuda, name, refuse)
+import hpsearch.execution.trainers
+"""
+
+pytestmark = pytest.mark.skipif(not FORKED, reason="slots are spawned here")
+
+
+def test_loading_the_trainer_asks_nothing_of_cuda() -> None:
+    subprocess.run([sys.executable, "-c", ASKED_NOTHING], check=True, timeout=120)
+
+
+def test_a_slot_has_the_environment_of_its_own_executor_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    for visible in ("0", "1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        monkeypatch.setenv("HPSEARCH_STORAGE", "postgresql://user:hidden@127.0.0.1/db")
+        with contextlib.closing(LocalExecutor(1, 3, trainer="toy_trainers:tells_its_environment")) as executor:
+            executor.submit(executor.idle()[0], TrialTask(0, 1, {}, {}, "", tmp_path, tmp_path, "cpu", 3, ("val_bpb",)))
+            message = next(filter(None, (executor.messages(60.0) for _ in range(2))))[0]  # The first word is that it is ready.
+            seen.append(json.loads(message.body.result.sample))
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in seen] == ["0", "1"]
+    assert [each["OMP_NUM_THREADS"] for each in seen] == ["3", "3"]
+    assert not any("HPSEARCH_STORAGE" in each for each in seen)
+
+
+def test_slots_start_anew_where_what_they_are_forked_from_was_killed() -> None:
+    with contextlib.closing(LocalExecutor(1, 1, trainer="toy_trainers:curve")) as executor:
+        slot = executor.idle()[0]
+        server = psutil.Process(slot.pid).parent()
+        assert server is not None
+        assert server.pid != os.getpid()
+        server.kill()
+        wait_for(lambda: executor.messages(0.1) == [] and executor.idle()[0].pid != slot.pid)
+        again = psutil.Process(executor.idle()[0].pid).parent()
+        assert again is not None
+        assert again.pid != server.pid
