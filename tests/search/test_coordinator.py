@@ -232,6 +232,17 @@ def test_a_coordinator_that_lost_its_lease_writes_nothing_more(toys: Toys) -> No
         toys.run(4, meanwhile=take_over)
 
 
+def test_whoever_opened_a_study_and_lost_its_lease_numbers_no_trial_in_optuna(toys: Toys) -> None:
+    """Before there is a coordinator, while the machine is measured."""
+    owner, request = this_process(), toys.request()
+    study = open_study(request, check(request), owner)
+    study.store.release(study.record.id, owner)
+    study.store.acquire(study.record.id, Owner("elsewhere", 1, 0.0, "thief"), 60)
+    with pytest.raises(StudyOwned):
+        study.optuna.ask()
+    assert [trial.state.name for trial in study.optuna.get_trials()] == ["WAITING"]  # The baseline, as it was left.
+
+
 @pytest.mark.parametrize("frozen_in", ["ask", "sampler"])
 def test_a_coordinator_that_wakes_in_a_proposal_leaves_none_behind_in_optuna(toys: Toys, frozen_in: str) -> None:
     """Another one has taken over and finished the study, so nobody would adopt a trial that it numbers now."""

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 import pytest
 from cli import COMMAND
-from invariants import Snapshot, assert_nothing_lost, snapshot
+from invariants import Snapshot, assert_nothing_lost, assert_one_at_a_time, snapshot
 from servers import Server
 from sqlalchemy import create_engine, text
 
@@ -167,7 +167,7 @@ class Soak:
         )
         training = {row[0] for row in self.rows("SELECT pid FROM hps_attempts WHERE ended_at IS NULL")}
         assert self.coordinator is not None
-        children = {child.pid: child for child in psutil.Process(self.coordinator.pid).children()}
+        children = {child.pid: child for child in psutil.Process(self.coordinator.pid).children(recursive=True)}
         slots = sorted(training & children.keys())
         # One whose pid is not among the children is dead, and its death not yet counted.
         return children[self.random.choice(slots)] if slots and not deaths and training <= children.keys() else None
@@ -199,6 +199,7 @@ def test_a_study_killed_two_hundred_times_is_what_it_would_have_been(
     assert code == 0, soak.told(f"exit code {code}")
     assert "Traceback" not in soak.told("")
     assert_nothing_lost(storage_url, "soak", TRIALS, before=soak.snapshots)
+    assert_one_at_a_time(*tmp_path.glob("studies/*/"))
     with Store.open(storage_url, create=False) as store:
         study = store.study("soak")
         trials, points, attempts = store.trials(study.id), store.points(study.id), store.attempts(study.id)

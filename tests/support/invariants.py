@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, inspect, text
@@ -95,6 +97,26 @@ def assert_nothing_lost(storage_url: str, study: str, total: int, *, before: Ite
             number = row["trial_number"]
             if row["attempt"] > earlier.attempts.get(number, 0):
                 assert row["from_iteration"] >= earlier.checkpoints.get(number, 0), f"trained again from before: {row}"
+
+
+def assert_one_at_a_time(study_folder: Path) -> None:
+    """No trial was ever trained in two places, by what the processes that trained it logged: times and iterations only grow,
+    but where one says that it starts. Lines that a death tore say nothing, nor of what was written into them."""
+    logs = sorted(study_folder.glob("trials/*/log.jsonl"))
+    assert logs, f"no logs in {study_folder}"
+    for log in logs:
+        reached, at = 0, ""
+        for line in log.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                reached = 0
+                continue
+            if entry["event"] == "start":
+                reached = entry["iteration"]
+            assert entry["iteration"] >= reached, f"{log}: {entry['event']} at {entry['iteration']} after {reached}"
+            assert entry["time"] >= at, f"{log}: {entry['event']} at {entry['time']} after {at}"
+            reached, at = entry["iteration"], entry["time"]
 
 
 def _assert_attempts(rows: list[dict[str, Any]], counted: Mapping[int, int]) -> None:
