@@ -7,6 +7,8 @@ is tested of imports, of signals and of whatever kills a process starts the comm
 
 from __future__ import annotations
 
+import atexit
+import gc
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
@@ -40,6 +42,7 @@ _lock = threading.Lock()
 _LATE = (
     *("HPSEARCH_STORAGE", "HPSEARCH_STUDIES_DIR", "HPSEARCH_CACHE_DIR", "HPSEARCH_TOKEN"),
     *("NO_COLOR", "TERM", "OMP_", "PYTEST_", "RAY_"),
+    "KMP_",  # What numerical libraries set when they are imported, here and in the other process.
 )
 """Beginnings of variables that nothing reads while it is imported."""
 _HERE = dict(os.environ)
@@ -79,6 +82,7 @@ def run(
 
 
 def _command(words: tuple[str, ...], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+    gc.freeze()  # To look through what was forked would copy it.
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -89,8 +93,17 @@ def _command(words: tuple[str, ...], folder: Path, environment: dict[str, str], 
         os.close(opened)
     sys.stdin = os.fdopen(0)
     sys.argv = [hpsearch.__main__.__file__, *words]
+    sys.path.insert(0, str(folder))  # As `python -m` does.
     _serve_slots()
-    main()
+    code: object = 0
+    try:
+        main()
+    except SystemExit as left:
+        code = left.code
+    # What an interpreter does at its end, and a forked process leaves out: databases are closed.
+    atexit._run_exitfuncs()
+    gc.collect()
+    raise SystemExit(code)
 
 
 def _serve_slots() -> None:
