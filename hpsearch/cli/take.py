@@ -131,7 +131,8 @@ def train(
 ) -> int:
     """Train one config and keep its weights; an exported one reaches its exported score again on the same CPU."""
     from hpsearch.cli.run import parse_setting
-    from hpsearch.execution.devices import choose_device, cores
+    from hpsearch.execution.devices import choose_device
+    from hpsearch.places import slot_threads
     from hpsearch.report.export import config_yaml, parse_value, read_config
 
     if threads is not None and threads < 1:
@@ -152,7 +153,7 @@ def train(
                 out,
                 cache_dir=cache_dir(),
                 device=where,
-                threads=threads or asked.run.threads or cores(),
+                threads=threads or asked.run.threads or slot_threads(1, (where,)),
                 fingerprint="" if data is not None else asked.data_fingerprint,
                 objectives=(asked.study.objective,) if asked.study else (),
                 say=say,

@@ -26,8 +26,8 @@ from hpsearch.execution.mirror import Mirror
 from hpsearch.execution.protocol import TRANSFORMER, Died, Ended, Failed, SlotInfo, SlotMessage, TrialTask
 from hpsearch.training.events import Answer
 
-START_S = 60.0
-"""How long a cluster may take to have room for the first slot."""
+START_S = 120.0
+"""How long a cluster may take to have room for the first slot, and this to load its trainer."""
 TOGETHER_S = 10.0
 """How long the first slot waits for the others, so that they are measured together."""
 LOOK_S = 5.0

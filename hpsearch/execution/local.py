@@ -229,13 +229,13 @@ def _begetting(environment: Mapping[str, str]) -> Iterator[None]:
 
     A Ctrl-C reaches the whole process group: one that comes before a child can ignore it waits until it does.
     """
-    multiprocessing.resource_tracker.ensure_running()  # Its start unblocks these signals.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    ours = dict(os.environ)
+    ours, blocked = dict(os.environ), signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         for name in ours.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
+        multiprocessing.resource_tracker.ensure_running()  # First: its start unblocks these signals.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         yield
     finally:
         for name in environment.keys() - ours.keys():

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 from cli import Cli
-from invariants import assert_nothing_lost, count, rows, snapshot
+from invariants import Snapshot, assert_nothing_lost, count, rows, snapshot
 from servers import PASSWORD, Server, start_mariadb, start_postgresql
 from waiting import wait_for
 
@@ -89,6 +89,18 @@ def run_through(away: AbstractContextManager[None], url: str, cli: Cli, away_s: 
     return told
 
 
+TWO = ("run", "--space", "slow.yaml", "--trials", "2", "--slots", "2", "--device", "cpu", "--pruner", "none")
+
+
+def require_both_whole(cli: Cli, url: str, before: Snapshot) -> None:
+    """The same command goes on, and in the end both trials have all their evaluations."""
+    done = cli.run(*TWO)
+    assert done.returncode == 0, done.stderr
+    assert_nothing_lost(url, "slow", 2, before=[before])
+    rungs = rows(url, "SELECT trial_number, rung FROM hps_points ORDER BY trial_number, rung")
+    assert [(row["trial_number"], row["rung"]) for row in rungs] == [(trial, rung) for trial in (0, 1) for rung in range(1, 9)]
+
+
 def test_fault_05_training_goes_on_while_the_database_is_away(own_server: Server, url: str, slow: Cli) -> None:
     run_through(stopped(own_server), url, slow.using(url), away_s=8, trials=6)
 
@@ -103,8 +115,7 @@ def test_fault_07_training_goes_on_while_another_process_keeps_sqlite_locked(slo
 def test_what_an_outage_kept_from_being_stored_survives_the_coordinator(own_server: Server, url: str, slow: Cli) -> None:
     """Trials evaluate and checkpoint while the database is away; the coordinator that knows of it is killed then."""
     cli = slow.using(url)
-    words = ("run", "--space", "slow.yaml", "--trials", "2", "--slots", "2", "--device", "cpu", "--pruner", "none")
-    running = cli.start(*words)
+    running = cli.start(*TWO)
     wait_for(lambda: count(url, "hps_points") >= 2, running)
     stored = count(url, "hps_points")
     before = snapshot(url, "slow")
@@ -113,11 +124,7 @@ def test_what_an_outage_kept_from_being_stored_survives_the_coordinator(own_serv
     running.kill()
     running.communicate()
     own_server.start()
-    done = cli.run(*words)
-    assert done.returncode == 0, done.stderr
-    assert_nothing_lost(url, "slow", 2, before=[before])
-    rungs = rows(url, "SELECT trial_number, rung FROM hps_points ORDER BY trial_number, rung")
-    assert [(row["trial_number"], row["rung"]) for row in rungs] == [(trial, rung) for trial in (0, 1) for rung in range(1, 9)]
+    require_both_whole(cli, url, before)
     starts = rows(url, "SELECT from_iteration FROM hps_attempts WHERE attempt = 2")
     assert len(starts) == 2
 
@@ -126,8 +133,7 @@ def test_a_signal_while_the_database_is_away_leaves_checkpoints_that_the_same_co
     own_server: Server, url: str, slow: Cli
 ) -> None:
     cli = slow.using(url)
-    words = ("run", "--space", "slow.yaml", "--trials", "2", "--slots", "2", "--device", "cpu", "--pruner", "none")
-    running = cli.start(*words)
+    running = cli.start(*TWO)
     wait_for(lambda: count(url, "hps_points") >= 2, running)
     before = snapshot(url, "slow")
     own_server.stop()
@@ -139,11 +145,7 @@ def test_a_signal_while_the_database_is_away_leaves_checkpoints_that_the_same_co
     assert "Traceback" not in told
     assert PASSWORD not in told
     own_server.start()
-    done = cli.run(*words)
-    assert done.returncode == 0, done.stderr
-    assert_nothing_lost(url, "slow", 2, before=[before])
-    rungs = rows(url, "SELECT trial_number, rung FROM hps_points ORDER BY trial_number, rung")
-    assert [(row["trial_number"], row["rung"]) for row in rungs] == [(trial, rung) for trial in (0, 1) for rung in range(1, 9)]
+    require_both_whole(cli, url, before)
 
 
 def evaluations(cli: Cli) -> int:

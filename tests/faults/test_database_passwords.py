@@ -51,7 +51,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 def test_a_password_of_odd_characters_works_and_is_shown_nowhere(server: Server, slow: Cli) -> None:
     url = account(server, "odd")
     cli = slow.using(url)
-    running = cli.start("run", "--space", "slow.yaml", "--trials", "1000", "--slots", "2", "--device", "cpu")
+    running = cli.start_anew("run", "--space", "slow.yaml", "--trials", "1000", "--slots", "2", "--device", "cpu")
     wait_for(lambda: count(url, "hps_points") >= 1, running)
     coordinator = psutil.Process(running.pid)
     slots = coordinator.children(recursive=True)
@@ -89,7 +89,7 @@ def test_a_password_of_odd_characters_works_and_is_shown_nowhere(server: Server,
 def test_a_password_in_an_option_leaves_the_list_of_processes(postgresql_server: Server, slow: Cli) -> None:
     url = account(postgresql_server, "typed")
     words = ("--storage", url, "--space", "slow.yaml", "--trials", "1000", "--slots", "1", "--device", "cpu")
-    running = slow.start("run", *words)
+    running = slow.start_anew("run", *words)
     coordinator = psutil.Process(running.pid)
     wait_for(lambda: bool(coordinator.children()) and count(url, "hps_studies") == 1, running)
     shown = coordinator.cmdline()

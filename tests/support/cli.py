@@ -48,7 +48,14 @@ class Cli:
         return json.loads(self.ok(*words, "--json"))
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """The command in a process group of its own."""
+        """The command in a session of its own."""
+        if not warm.fits(self.environment):
+            return self.start_anew(*words)
+        self.started.append(warm.Forked(words, self.folder, self.environment))
+        return self.started[-1]
+
+    def start_anew(self, *words: str) -> subprocess.Popen[str]:
+        """The same, from an interpreter of its own, as a shell does."""
         process = subprocess.Popen(
             [*COMMAND, *words],
             cwd=self.folder,

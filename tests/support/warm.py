@@ -1,13 +1,14 @@
 """Commands in processes that are forked from one which has imported what they need.
 
 Imports are most of a short command's time, and all tests together would spend a quarter of theirs on them. A command that is
-run here is a process of its own in its folder, with its arguments and its environment, and runs what the entry point runs. What
-is tested of imports, of signals and of whatever kills a process starts the command as a shell does.
+run here is a process of its own in a session of its own, with its folder, arguments and environment, and runs what the entry
+point runs. What is tested of imports, and of what the system shows of a process, starts the command as a shell does.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import multiprocessing
 import multiprocessing.connection
@@ -17,14 +18,15 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import hpsearch.__main__
 from hpsearch.cli import main
+from hpsearch.execution.local import _begetting
 
 _VERBS = ("confirm", "export", "look", "manage", "price", "run", "serve", "spaces", "steer", "take")
 _LATER = ("api", "report.gallery", "report.page", "search.forecast", "service.notes", "training.single", "working")
@@ -50,7 +52,8 @@ _HERE = dict(os.environ)
 
 def begin() -> None:
     """Start the process that commands are forked from, before a test's own slots are, with fewer imports."""
-    multiprocessing.forkserver.ensure_running()
+    with _begetting(os.environ):
+        multiprocessing.forkserver.ensure_running()
 
 
 def fits(environment: Mapping[str, str]) -> bool:
@@ -59,38 +62,64 @@ def fits(environment: Mapping[str, str]) -> bool:
     return all(name.startswith(_LATE) for name in changed)
 
 
+class Forked(subprocess.Popen[str]):
+    """A command as `subprocess.Popen` starts one in a session of its own, with its output in pipes, but forked."""
+
+    def __init__(self, words: tuple[str, ...], folder: Path, environment: Mapping[str, str]) -> None:
+        self.args, self.returncode, self.stdin, self.text_mode = ["hpsearch", *words], None, None, True
+        self._child_created = self._communication_started = False
+        self._input = None
+        (ours, out), (ours_too, err) = _context.Pipe(duplex=False), _context.Pipe(duplex=False)
+        self._process = _context.Process(target=_command, args=(words, folder, dict(environment), out, err))
+        with _lock:
+            self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+        self.stdout, self.stderr = (os.fdopen(os.dup(each.fileno()), encoding="utf-8") for each in (ours, ours_too))
+        for each in (ours, ours_too, out, err):
+            each.close()
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not multiprocessing.connection.wait([self._process.sentinel], timeout):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            with _lock:
+                self._process.join()
+                self.returncode = self._process.exitcode
+        assert self.returncode is not None
+        return self.returncode
+
+
 def run(
     words: tuple[str, ...], folder: Path, environment: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run` with text that is captured. Raises TimeoutExpired."""
-    with tempfile.TemporaryDirectory() as told:
-        out, err = Path(told, "out"), Path(told, "err")
-        process = _context.Process(target=_command, args=(words, folder, dict(environment), out, err))
-        with _lock:
-            process.start()
-        in_time = multiprocessing.connection.wait([process.sentinel], timeout)
-        if not in_time:
-            assert process.pid is not None
-            os.killpg(process.pid, signal.SIGKILL)
-        with _lock:
-            process.join()
-        assert process.exitcode is not None
-        said = [path.read_text("utf-8") if path.exists() else "" for path in (out, err)]
-    if not in_time:
-        raise subprocess.TimeoutExpired(["hpsearch", *words], timeout, *said)
-    return subprocess.CompletedProcess(["hpsearch", *words], process.exitcode, *said)
+    process = Forked(words, folder, environment)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(process.args, process.wait(), out, err)
 
 
-def _command(words: tuple[str, ...], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+def _command(words: tuple[str, ...], folder: Path, environment: dict[str, str], out: Connection, err: Connection) -> None:
     gc.freeze()  # To look through what was forked would copy it.
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for number, (path, how) in enumerate(((os.devnull, os.O_RDONLY), (out, os.O_WRONLY), (err, os.O_WRONLY))):
-        opened = os.open(path, how | os.O_CREAT)
+    for number, opened in enumerate((os.open(os.devnull, os.O_RDONLY), out.fileno(), err.fileno())):
         os.dup2(opened, number)
-        os.close(opened)
+    out.close()
+    err.close()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     sys.stdin = os.fdopen(0)
     sys.argv = [hpsearch.__main__.__file__, *words]
     sys.path.insert(0, str(folder))  # As `python -m` does.
