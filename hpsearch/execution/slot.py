@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import multiprocessing.forkserver
 import os
@@ -57,6 +58,7 @@ def slot_main(connection: Connection, trainer: str, environment: dict[str, str],
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     module, _, function = trainer.partition(":")
     run: Trainer = getattr(importlib.import_module(module), function)
+    gc.freeze()  # What was imported stays: to look through it again and again would copy it, where it is shared.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         connection.send(Ready())
         while True:

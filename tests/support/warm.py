@@ -41,12 +41,9 @@ _context.set_forkserver_preload(
 )
 _lock = threading.Lock()
 """Starting one process looks after the others that have ended."""
-_LATE = (
-    *("HPSEARCH_STORAGE", "HPSEARCH_STUDIES_DIR", "HPSEARCH_CACHE_DIR", "HPSEARCH_TOKEN"),
-    *("NO_COLOR", "TERM", "OMP_", "PYTEST_", "RAY_"),
-    "KMP_",  # What numerical libraries set when they are imported, here and in the other process.
-)
-"""Beginnings of variables that nothing reads while it is imported."""
+_EARLY = ("PYTHON", "LD_", "HPSEARCH_")
+"""Beginnings of variables that are read while something is imported, or before, but for these."""
+_LATE = ("HPSEARCH_STORAGE", "HPSEARCH_STUDIES_DIR", "HPSEARCH_CACHE_DIR", "HPSEARCH_TOKEN")
 _HERE = dict(os.environ)
 
 
@@ -59,7 +56,7 @@ def begin() -> None:
 def fits(environment: Mapping[str, str]) -> bool:
     """Whether what an environment changes is read late enough."""
     changed = {name for name in {*environment, *_HERE} if environment.get(name) != _HERE.get(name)}
-    return all(name.startswith(_LATE) for name in changed)
+    return all(name.startswith(_LATE) or not name.startswith(_EARLY) for name in changed)
 
 
 class Forked(subprocess.Popen[str]):
