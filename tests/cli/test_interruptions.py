@@ -80,7 +80,7 @@ def test_an_early_end_is_said_on_a_terminal_with_commands_that_find_the_study(cl
 def test_a_signal_before_the_first_trial_leaves_a_study_that_the_same_line_begins(
     slow: Cli, number: signal.Signals, code: int
 ) -> None:
-    running = slow.start(*RUN, "10")
+    running = slow.start(*RUN, "1")
     assert running.stderr is not None
     assert any("measuring" in line for line in iter(running.stderr.readline, ""))
     os.killpg(running.pid, number)  # the slots get it too, while they start

@@ -25,8 +25,9 @@ PAGES = ["README.md", "docs/tutorial.md", "docs/budget.md", "docs/reading.md", "
 SMALL = "--set num_layers=1 --set d_model=64 --set batch_size=8 --set context_length=32"
 SMALLER = [
     (r"device_seconds: [\d.]+", "tokens: 20500"),
-    (r"device_seconds=[\d.]+", "tokens=20500"),
+    (r"device_seconds=[\d.]+", "tokens=5120"),
     (r"run --space lm\b", "run --space lm --budget tokens=5120 " + SMALL),
+    (r"run --space quick\b", "run --space quick --set batch_size=8"),
     (r"--trials \d+", "--trials 2"),
     (r"--seeds \d+", "--seeds 2"),
     (r"--top \d+", "--top 1"),
@@ -60,7 +61,8 @@ def test_the_commands_of_a_page_work(page: str, cli: Cli) -> None:
     (cli.folder / "my-text.txt").write_text("To be, or not to be, that is the question.\n" * 2000)
     environment = cli.environment | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     if page == "docs/export.md":  # it begins where a study has ended
-        cli.ok("run", "--space", "quick", "--trials", "2", "--budget", "tokens=20500", "--pruner", "none")
+        small = ("--budget", "tokens=5120", "--set", "batch_size=8")
+        cli.ok("run", "--space", "quick", "--trials", "2", *small, "--pruner", "none")
         cli.ok("train", "--config", str(next(cli.folder.glob("studies/*/best.yaml"))), "--out", "model")
     ran = 0
     for language, text in blocks(page):

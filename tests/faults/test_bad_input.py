@@ -496,7 +496,7 @@ def test_a_wrong_password_is_refused_and_shown_nowhere(kind: str, place: Place, 
         assert "w0rd" not in line
 
 
-@pytest.mark.parametrize("kind", ["postgresql_server", "mariadb_server"])
+@pytest.mark.parametrize("kind", ["postgresql_server", pytest.param("mariadb_server", marks=pytest.mark.soak)])
 def test_a_password_of_odd_characters_works(kind: str, place: Place, request: pytest.FixtureRequest) -> None:
     server: Server = request.getfixturevalue(kind)
     whole = server.fresh_database()

@@ -25,7 +25,7 @@ time.time_ns = lambda: real_ns() + shift() * 10**9
 server or in SQLite's own C, does not jump."""
 
 
-@on("any_storage_url", "sqlite", "postgresql")
+@on("any_storage_url", "sqlite")
 def test_fault_19_a_clock_that_jumps_by_hours_in_mid_trial_has_no_effect(
     any_storage_url: str, slow: Cli, tmp_path: Path
 ) -> None:

@@ -60,7 +60,7 @@ def frozen_between_writes(process: subprocess.Popen[str], url: str) -> bool:
     return True
 
 
-@on("any_storage_url", "sqlite", "postgresql")
+@on("any_storage_url", "postgresql")
 def test_fault_04_a_coordinator_that_wakes_after_its_lease_writes_nothing_more(any_storage_url: str, slow: Cli) -> None:
     url = any_storage_url
     cli = slow.using(url).having(HPSEARCH_LEASE_S=str(LEASE_S))
@@ -125,7 +125,7 @@ def test_fault_08_of_sixteen_starts_one_runs_the_study_and_the_others_are_refuse
     assert len(list((cli.folder / "studies").glob("*-slow"))) == 1
 
 
-@on("any_storage_url", "sqlite", "postgresql")
+@on("any_storage_url", "sqlite")
 def test_fault_19_clocks_off_by_an_hour_have_no_effect(any_storage_url: str, slow: Cli, tmp_path: Path) -> None:
     """The owner's clock is an hour late and the other one's an hour early: by their clocks the lease ended long ago."""
     (tmp_path / "shifted").mkdir()

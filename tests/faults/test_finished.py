@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cli import Cli
+from databases import on
 from invariants import assert_nothing_lost, rows
 from tiny import SPACE
 
@@ -24,6 +25,7 @@ def work(url: str) -> list[list[dict[str, Any]]]:
     ]
 
 
+@on("storage_url", "sqlite")
 def test_fault_09_a_finished_study_runs_nothing_again_and_a_larger_total_adds_the_difference(
     cli: Cli, storage_url: str
 ) -> None:

@@ -58,7 +58,7 @@ def by_dashboard(address: str) -> list[dict[str, Any]]:
     return found
 
 
-@on("any_storage_url", "sqlite", "postgresql")
+@on("any_storage_url", "sqlite")
 def test_others_read_the_study_at_every_moment(
     any_storage_url: str,
     dashboard: str,

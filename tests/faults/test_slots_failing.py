@@ -72,6 +72,7 @@ def test_fault_16_out_of_memory_is_retried_in_smaller_parts_then_infeasible_and_
         assert (earlier["pid"] != later["pid"]) == (earlier["outcome"] == "out-of-memory")
 
 
+@on("storage_url", "sqlite")
 def test_fault_17_a_loss_that_is_not_finite_is_pruned_at_its_step_and_neither_best_nor_tried_again(
     cli: Cli, storage_url: str
 ) -> None:

@@ -64,6 +64,7 @@ def slot_of(url: str, number: int) -> int:
     return int(newest["pid"])
 
 
+@on("storage_url", "sqlite")
 def test_fault_01_a_slot_killed_in_mid_step_is_replaced_and_its_trial_ends_as_the_undisturbed_one(
     disturbed: Cli, storage_url: str, undisturbed: Undisturbed
 ) -> None:
@@ -104,6 +105,7 @@ def test_fault_02_slots_end_with_a_killed_coordinator_and_the_same_command_goes_
     assert_one_at_a_time(*disturbed.folder.glob("studies/0*"))
 
 
+@on("storage_url", "postgresql")
 def test_fault_03_a_result_that_is_known_but_not_told_is_told_once_and_not_trained_again(
     disturbed: Cli, storage_url: str, undisturbed: Undisturbed
 ) -> None:
