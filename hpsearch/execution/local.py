@@ -242,3 +242,15 @@ def _begetting(environment: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
         os.environ.update(ours)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _forget_server() -> None:
+    """A process that was forked from one with slots starts a server of its own: the other one is no child of it."""
+    server: Any = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+
+
+if FORKED:
+    os.register_at_fork(after_in_child=_forget_server)
