@@ -246,7 +246,7 @@ def _begetting(environment: Mapping[str, str]) -> Iterator[None]:
 
 def _forget_server() -> None:
     """A process that was forked from one with slots starts a server of its own: the other one is no child of it."""
-    server: Any = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = multiprocessing.forkserver._forkserver
     if server._forkserver_pid is not None:
         os.close(server._forkserver_alive_fd)
         server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None

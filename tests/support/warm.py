@@ -145,6 +145,7 @@ def _serve_slots() -> None:
         if server._forkserver_pid == 0:
             try:
                 os.close(server._forkserver_alive_fd)
+                server._forkserver_pid = server._forkserver_alive_fd = None  # It is the server, and has none.
                 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
                 multiprocessing.forkserver.main(listener.detach(), alive, [])
             finally:
