@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -48,7 +49,7 @@ SECRETS = ("HPSEARCH_STORAGE", "HPSEARCH_TOKEN")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Those that torch and numpy read once, when they load."""
 
-FORKED = sys.platform == "linux"
+FORKED = sys.platform == "linux" and len(os.fsencode(tempfile.gettempdir())) <= 70  # A socket's path has at most 107 bytes.
 """Whether slots are forked from a server that has loaded the trainer: the second slot, and each that replaces one, starts in a
 moment. It asks nothing of CUDA, which a fork would break. Elsewhere libraries of the system do not bear a fork, and slots are
 spawned. Never from the coordinator: a child shares its parent's locks, and what it holds of CUDA."""

@@ -159,7 +159,9 @@ class _Coordinator:
         if sys.platform == "linux":
             # What it was forked from ends with the coordinator, once no slot keeps it, and then the kernel ends this process,
             # also where code that keeps Python from running keeps the thread below from looking.
-            os.close(multiprocessing.forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+            alive = multiprocessing.forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]
+            if alive is not None:  # None where it was spawned.
+                os.close(alive)
             ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         threading.Thread(target=self._watch, daemon=True, name="coordinator-watch").start()
 

@@ -27,7 +27,28 @@ for name in ("init", "_lazy_init", "is_available", "device_count", "current_devi
 import hpsearch.execution.trainers
 """
 
+TRAINS = """
+from pathlib import Path
+from hpsearch.execution.local import FORKED, LocalExecutor
+from hpsearch.execution.protocol import Ended, TrialTask
+
+if __name__ == "__main__":
+    assert not FORKED
+    executor = LocalExecutor(1, 1, trainer="toy_trainers:tells_its_environment")
+    executor.submit(executor.idle()[0], TrialTask(0, 1, {}, {}, "", Path(), Path(), "cpu", 1, ("val_bpb",)))
+    while not any(isinstance(message.body, Ended) for message in executor.messages(60.0)):
+        pass
+    executor.close()
+"""
+
 pytestmark = pytest.mark.skipif(not FORKED, reason="slots are spawned here")
+
+
+def test_slots_are_spawned_where_temporary_files_are_too_deep_for_a_socket(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 80)
+    deep.mkdir()
+    environment = os.environ | {"TMPDIR": str(deep), "PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    subprocess.run([sys.executable, "-c", TRAINS], env=environment, check=True, timeout=120)
 
 
 def test_loading_the_trainer_asks_nothing_of_cuda() -> None:
