@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Slots are spawned with this path too, so that they find the trainers that cost nothing.
+# Slots start with this path too, so that they find the trainers that cost nothing.
 sys.path.append(str(Path(__file__).parent / "support"))
 
 import warm

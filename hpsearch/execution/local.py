@@ -180,9 +180,12 @@ class LocalExecutor:
         # A slot needs nothing of the script or notebook that began the study, and would run it again to import it.
         script, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
         try:
-            with _begetting(environment):
-                (multiprocessing.forkserver.ensure_running if FORKED else process.start)()
-            if FORKED:
+            with begetting(environment):
+                if FORKED:
+                    multiprocessing.forkserver.ensure_running()
+                else:
+                    process.start()
+            if FORKED:  # The first one waits until the trainer is loaded: a Ctrl-C is heard meanwhile.
                 process.start()
         finally:
             sys.modules["__main__"] = script
@@ -225,7 +228,7 @@ def _death(slot: _Slot, code: int | None) -> Died:
 
 
 @contextlib.contextmanager
-def _begetting(environment: Mapping[str, str]) -> Iterator[None]:
+def begetting(environment: Mapping[str, str]) -> Iterator[None]:
     """What a process that starts meanwhile inherits: an environment, and no signal before it can say what one means.
 
     A Ctrl-C reaches the whole process group: one that comes before a child can ignore it waits until it does.

@@ -26,7 +26,7 @@ from typing import Any
 
 import hpsearch.__main__
 from hpsearch.cli import main
-from hpsearch.execution.local import _begetting
+from hpsearch.execution.local import begetting
 
 _VERBS = ("confirm", "export", "look", "manage", "price", "run", "serve", "spaces", "steer", "take")
 _LATER = ("api", "report.gallery", "report.page", "search.forecast", "service.notes", "training.single", "working")
@@ -49,7 +49,7 @@ _HERE = dict(os.environ)
 
 def begin() -> None:
     """Start the process that commands are forked from, before a test's own slots are, with fewer imports."""
-    with _begetting(os.environ):
+    with begetting(os.environ):
         multiprocessing.forkserver.ensure_running()
 
 
