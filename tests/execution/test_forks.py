@@ -75,6 +75,7 @@ def test_a_slot_has_the_environment_of_its_own_executor_without_secrets(
 def test_slots_start_anew_where_what_they_are_forked_from_was_killed() -> None:
     with contextlib.closing(LocalExecutor(1, 1, trainer="toy_trainers:curve")) as executor:
         slot = executor.idle()[0]
+        assert executor.messages(60.0) == []  # It is ready: before, it may not have asked to be told of its parent's end.
         server = psutil.Process(slot.pid).parent()
         assert server is not None
         assert server.pid != os.getpid()
