@@ -29,14 +29,22 @@ from hpsearch.cli import main
 from hpsearch.execution.local import begetting
 
 _VERBS = ("confirm", "export", "look", "manage", "price", "run", "serve", "spaces", "steer", "take")
-_LATER = ("api", "report.gallery", "report.page", "search.forecast", "service.notes", "training.single", "working")
-"""What verbs import when they come to need it."""
+_LATER = (
+    *("api", "console", "report.export", "report.gallery", "report.own", "report.page", "search.forecast", "service.notes"),
+    *("storage.patient", "training.single", "working"),
+)
+_THEIRS = (
+    *("alembic.command", "optuna.storages._rdb.models", "platformdirs", "plotly.graph_objects", "plotly.io", "pydoc_data.topics"),
+    *("scipy.optimize", "sklearn.ensemble", "sqlalchemy.dialects.mysql", "sqlalchemy.dialects.postgresql"),
+    *("torch", "torch._dynamo"),  # torch's own optimizers import the latter at their first step.
+)
+"""What verbs and slots import when they come to need it."""
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         *(f"hpsearch.cli.{verb}" for verb in _VERBS),
         *(f"hpsearch.{module}" for module in _LATER),
-        *("scipy.optimize", "sklearn.ensemble", "torch"),
+        *_THEIRS,
     ]
 )
 _lock = threading.Lock()
