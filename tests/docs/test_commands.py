@@ -22,12 +22,13 @@ import hpsearch.cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/tutorial.md", "docs/budget.md", "docs/reading.md", "docs/export.md"]
-SMALL = "--set num_layers=1 --set d_model=64 --set batch_size=8 --set context_length=32"
+SMALL = "--set num_layers=1 --set d_model=32 --set batch_size=8 --set context_length=32"
 SMALLER = [
     (r"device_seconds: [\d.]+", "tokens: 20500"),
     (r"device_seconds=[\d.]+", "tokens=5120"),
     (r"run --space lm\b", "run --space lm --budget tokens=5120 " + SMALL),
-    (r"run --space quick\b", "run --space quick --set batch_size=8"),
+    (r"(run|price) --space quick\b", r"\1 --space quick --set batch_size=8 --set d_model=32 --set num_layers=1"),
+    (r"price --space mine.yaml\b", "price --space mine.yaml --set d_model=32 --set num_layers=1"),
     (r"--trials \d+", "--trials 2"),
     (r"--seeds \d+", "--seeds 2"),
     (r"--top \d+", "--top 1"),
