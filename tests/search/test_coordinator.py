@@ -12,6 +12,7 @@ from collections import Counter
 import optuna
 import pytest
 from invariants import count
+from sqlalchemy import Connection, Engine, event
 from toy_spaces import SPACE
 from toys import Toys
 from waiting import wait_for
@@ -421,3 +422,32 @@ def test_a_study_begins_with_what_the_scaling_laws_say(toys: Toys) -> None:
     (baseline,) = study.store.trials(study.record.id)
     assert baseline.proposed_by == "prior"
     assert baseline.params["learning_rate"] > 5e-3  # The middle of its range would be 1e-3.
+
+
+def test_the_loop_writes_three_times_for_an_evaluation(toys: Toys) -> None:
+    """By what more of them cost: an evaluation with how its trial stands after it, Optuna's report, a checkpoint."""
+    wrote: list[bool] = []
+    """Of each transaction."""
+
+    def executed(*told: object) -> None:
+        wrote[-1:] = [wrote[-1] or str(told[2]).startswith(("INSERT", "UPDATE", "DELETE"))]
+
+    def begun(_: Connection) -> None:
+        wrote.append(False)
+
+    listeners = {"begin": begun, "before_cursor_execute": executed}
+    for name, listener in listeners.items():
+        event.listen(Engine, name, listener)
+    try:
+        writes = []
+        for repeat, evaluations in enumerate((4, 4, 12)):  # The first one makes the tables.
+            wrote.clear()
+            text = SPACE.replace("max_iters: 4, evaluations: 4", f"max_iters: 12, evaluations: {evaluations}")
+            study, _ = toys.run(1, slots=1, text=text, name=f"toy-{repeat}")
+            assert len(study.store.points(study.record.id)) == evaluations
+            assert len(study.store.checkpoints(study.record.id)) == evaluations
+            writes.append(sum(wrote))
+    finally:
+        for name, listener in listeners.items():
+            event.remove(Engine, name, listener)
+    assert writes[2] - writes[1] <= 8 * 3 + 3, writes  # A few may renew the lease.
