@@ -34,8 +34,9 @@ _LATER = (
     *("storage.patient", "training.single", "working"),
 )
 _THEIRS = (
-    *("alembic.command", "optuna.storages._rdb.models", "platformdirs", "plotly.graph_objects", "plotly.io", "pydoc_data.topics"),
-    *("scipy.optimize", "sklearn.ensemble", "sqlalchemy.dialects.mysql", "sqlalchemy.dialects.postgresql"),
+    *("alembic.command", "optuna.storages._rdb.models", "platformdirs", "plotly.graph_objects", "plotly.io"),
+    *("pydoc_data.topics", "scipy.optimize", "sklearn.ensemble"),
+    *("sqlalchemy.dialects.mysql", "sqlalchemy.dialects.postgresql"),
     *("torch", "torch._dynamo"),  # torch's own optimizers import the latter at their first step.
 )
 """What verbs and slots import when they come to need it."""
