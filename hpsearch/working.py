@@ -283,9 +283,11 @@ def started_from(record: StudyRecord) -> list[str]:
 def cost(noted: Mapping[str, Any], left: int, *, retrainings: int = 0) -> str:
     part = left / noted["trials"]
     again = duration(retrainings / noted["trials"] * noted["seconds"])
+    most = part * noted.get("slowest_seconds", 0.0)
+    slowest = f", {duration(most)} if the search keeps to the slowest" if most > 1.25 * part * noted["seconds"] else ""
     then = f"; then up to {retrainings} retrainings to confirm, about {again} more" if retrainings else ""
     return (
-        f"cost: {left} trials, {noted['slots']} at a time: at most about {duration(part * noted['seconds'])}; "
+        f"cost: {left} trials, {noted['slots']} at a time, none pruned: about {duration(part * noted['seconds'])}{slowest}; "
         f"{noted['tokens']:,.0f} tokens and {amount(noted['flops'], 'FLOP')} a trial (the mean of the space), "
         f"{noted['rungs']} rungs, "
         f"up to {amount(part * noted['disk_bytes'], 'B')} of disk, {amount(noted['memory_bytes'], 'B')} of memory{then}"

@@ -87,7 +87,8 @@ def price(
 
 
 def forecast_dict(found: Forecast) -> dict[str, Any]:
-    """The forecast as documented JSON: `trials`, `slots`, `rungs`, `seconds` (wall time of the study), `tokens`, `flops`,
+    """The forecast as documented JSON: `trials`, `slots`, `rungs`, `seconds` (wall time of the study), `slowest_seconds`
+    (the same if every trial is as the slowest), `tokens`, `flops`,
     `disk_bytes`, `memory_bytes` of all of it, `trial` (of the mean one), `by_rung` (of the mean one, up to each) and `shapes`
     (what was measured)."""
     from dataclasses import asdict
@@ -99,6 +100,7 @@ def forecast_dict(found: Forecast) -> dict[str, Any]:
         "slots": found.slots,
         "rungs": found.rungs,
         "seconds": found.seconds,
+        "slowest_seconds": found.slowest_seconds,
         "tokens": found.trials * found.trial.tokens,
         "flops": found.trials * found.trial.flops,
         "disk_bytes": found.disk_bytes,
@@ -123,6 +125,7 @@ def print_forecast(found: Forecast) -> None:
     from hpsearch.report.view import amount, duration
 
     print(f"{found.trials} trials, {found.slots} at a time: about {duration(found.seconds)} if none is pruned")
+    print(f"        {duration(found.slowest_seconds)} if the search keeps to the slowest")
     print(f"tokens  {amount(found.trials * found.trial.tokens, '')}")
     print(f"compute {amount(found.trials * found.trial.flops, 'FLOP')}")
     print(f"disk    {amount(found.disk_bytes, 'B')} of checkpoints")
@@ -149,7 +152,9 @@ def print_forecast(found: Forecast) -> None:
     ]
     header = ["parameters", "batch", "step", "speed", "evaluation", "checkpoint", "start and sample", "memory"]
     print_table(header, rows)
-    print("\nTrials are forecast as random draws from the space; pruning makes a study cheaper.")
+    print(
+        "\nTrials are forecast as random draws from the space; pruning makes a study cheaper, a search that finds slow ones best makes it dearer."
+    )
 
 
 def _without_disk(cost: TrialCost) -> dict[str, float]:

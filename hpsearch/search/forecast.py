@@ -63,6 +63,8 @@ class Forecast:
     rungs: int
     seconds: float
     """From the start of the first trial to the end of the last."""
+    slowest_seconds: float
+    """The same if every trial is as the slowest drawn: a search keeps to what is good, and small batches are slow."""
     trial: TrialCost
     """The mean one."""
     memory_bytes: int
@@ -150,9 +152,9 @@ def forecast(
     mean = TrialCost(*(fmean(getattr(cost, name) for cost in costs) for name in ("seconds", "tokens", "flops", "disk_bytes")))
     # A slot's process has peaked with the largest that was in it; those of a GPU are added up on it.
     memory = slots * max(each.peak_bytes for each in found)
-    return Forecast(
-        trials, slots, rungs, _makespan([cost.seconds for cost in costs], trials, slots), mean, memory, tuple(found)
-    )
+    seconds = [cost.seconds for cost in costs]
+    slowest = _makespan([max(seconds)], trials, slots)
+    return Forecast(trials, slots, rungs, _makespan(seconds, trials, slots), slowest, mean, memory, tuple(found))
 
 
 def _makespan(seconds: Sequence[float], trials: int, slots: int) -> float:
@@ -249,6 +251,7 @@ def note(found: Forecast) -> dict[str, Any]:
     """What a study remembers of its forecast, under `forecast` in its extras; tokens and FLOPs are a trial's."""
     return {
         "seconds": found.seconds,
+        "slowest_seconds": found.slowest_seconds,
         "trials": found.trials,
         "slots": found.slots,
         "rungs": found.rungs,

@@ -16,6 +16,7 @@ def test_price_forecasts_and_leaves_nothing_behind(cli: Cli) -> None:
     assert document["flops"] == pytest.approx(12 * trial["flops"])
     # Trials end in pairs; the last one may be alone.
     assert 5 * trial["seconds"] < document["seconds"] < 9 * trial["seconds"]
+    assert document["slowest_seconds"] >= document["seconds"]
     assert [rung["rung"] for rung in document["by_rung"]] == [1, 2, 3, 4]
     assert [rung["tokens"] for rung in document["by_rung"]] == [1920, 3840, 5760, 7680]
     assert len(document["shapes"]) > 1

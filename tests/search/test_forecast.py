@@ -106,6 +106,8 @@ def test_the_forecast_finds_the_cost_of_configurations_that_it_did_not_measure(p
     # Beside its steps a trial has five evaluations, which this trainer answers at once.
     assert found.trial.seconds == pytest.approx(steps, rel=0.05)
     assert found.seconds == pytest.approx(10 * steps / 2, rel=0.25)
+    slowest = max(config.max_iters * step_seconds(config) for config in priced.configs)
+    assert found.slowest_seconds == pytest.approx(10 * slowest / 2, rel=0.05)
     assert found.trial.tokens == pytest.approx(1e6, rel=0.01)
     flops = fmean(count(config).flops_per_token * 1e6 for config in priced.configs)
     assert found.trial.flops == pytest.approx(flops, rel=0.01)
