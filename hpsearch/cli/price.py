@@ -153,7 +153,8 @@ def print_forecast(found: Forecast) -> None:
     header = ["parameters", "batch", "step", "speed", "evaluation", "checkpoint", "start and sample", "memory"]
     print_table(header, rows)
     print(
-        "\nTrials are forecast as random draws from the space; pruning makes a study cheaper, a search that finds slow ones best makes it dearer."
+        "\nTrials are forecast as random draws from the space. Pruning makes a study cheaper; "
+        "a search that finds the slow ones best makes it dearer."
     )
 
 
