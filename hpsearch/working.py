@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hpsearch.storage.records import Owner, StudyRecord
 
 SHORT_S = 60.0
-"""A study that is over sooner is forecast from its baseline alone: more would take as long as the study."""
+"""A study that is over sooner is forecast from its baseline and its cheapest step: more would take as long as the study."""
 
 Say = Callable[[str], None]
 Again = Callable[[int], None]
@@ -266,7 +266,7 @@ def announce(
         configs = draw_configs(study.space, lambda proposal: checked.workload.candidate(proposal, study.record.budget))
         rate = study.record.budget.flops_per_s
         short = rate is not None and study.total * trial_flops(configs[0]) / rate / slots < SHORT_S
-        found = forecast(bench, executor, configs, study.total, checked.corpus, shapes=1 if short else 3)
+        found = forecast(bench, executor, configs, study.total, checked.corpus, shapes=2 if short else 3)
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
     top, seeds = confirm or (0, 0)
