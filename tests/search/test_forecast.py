@@ -121,6 +121,7 @@ def test_the_baseline_alone_would_price_the_space_wrong(priced: Priced) -> None:
     steps = fmean(config.max_iters * step_seconds(config) for config in priced.configs)
     alone = priced.baseline.max_iters * step_seconds(priced.baseline)
     assert abs(alone / steps - 1) > 0.1
+    assert priced.forecast(shapes=2).trial.seconds == pytest.approx(steps, rel=0.25)
     assert priced.forecast(shapes=3).trial.seconds == pytest.approx(steps, rel=0.05)
 
 
