@@ -240,6 +240,7 @@ def announce(
         say(f"--trials {asked}: the study's total is {record.trials_target} already, and only grows; it goes on to that")
     if not isinstance(checked, CheckedModel):
         return  # Only its own runs tell what a trainer of one's own costs.
+    from hpsearch.search.drift import drifts
     from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
     from hpsearch.search.priors import clamped
@@ -266,7 +267,8 @@ def announce(
         configs = draw_configs(study.space, lambda proposal: checked.workload.candidate(proposal, study.record.budget))
         rate = study.record.budget.flops_per_s
         short = rate is not None and study.total * trial_flops(configs[0]) / rate / slots < SHORT_S
-        found = forecast(bench, executor, configs, study.total, checked.corpus, shapes=2 if short else 3)
+        drifting, shapes = drifts(record.sampler, record.objectives), 2 if short else 3
+        found = forecast(bench, executor, configs, study.total, checked.corpus, drifting=drifting, shapes=shapes)
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
     top, seeds = confirm or (0, 0)
@@ -284,11 +286,11 @@ def cost(noted: Mapping[str, Any], left: int, *, retrainings: int = 0) -> str:
     part = left / noted["trials"]
     again = duration(retrainings / noted["trials"] * noted["seconds"])
     most = part * noted.get("slowest_seconds", 0.0)
-    slowest = f", {duration(most)} if the search keeps to the slowest" if most > 1.25 * part * noted["seconds"] else ""
+    slowest = f", {duration(most)} if all are as the slowest" if most > 1.25 * part * noted["seconds"] else ""
     then = f"; then up to {retrainings} retrainings to confirm, about {again} more" if retrainings else ""
     return (
         f"cost: {left} trials, {noted['slots']} at a time, none pruned: about {duration(part * noted['seconds'])}{slowest}; "
-        f"{noted['tokens']:,.0f} tokens and {amount(noted['flops'], 'FLOP')} a trial (the mean of the space), "
+        f"{noted['tokens']:,.0f} tokens and {amount(noted['flops'], 'FLOP')} a trial (the mean), "
         f"{noted['rungs']} rungs, "
         f"up to {amount(part * noted['disk_bytes'], 'B')} of disk, {amount(noted['memory_bytes'], 'B')} of memory{then}"
     )

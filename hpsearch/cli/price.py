@@ -46,9 +46,10 @@ def price(
     from hpsearch.execution.devices import choose_device
     from hpsearch.execution.local import LocalExecutor
     from hpsearch.places import require_trials, slot_count, slot_threads
+    from hpsearch.search.drift import drifts
     from hpsearch.search.forecast import draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
-    from hpsearch.search.study import CheckedModel, Request, check, new_budget
+    from hpsearch.search.study import DEFAULT_SAMPLER, CheckedModel, Request, check, new_budget
 
     signal.signal(signal.SIGTERM, leave)
     require_trials(f"--trials {trials}", trials)
@@ -79,7 +80,10 @@ def price(
                 speed = measure_speed(bench, executor, checked.baseline)
             record = new_budget(request, speed)
             configs = draw_configs(chosen, lambda proposal: checked.workload.candidate(proposal, record))
-            found = forecast(bench, executor, configs, trials, checked.corpus, shapes=SHAPES, enough_s=SHAPE_S)
+            drifting = drifts(DEFAULT_SAMPLER, chosen.objectives)
+            found = forecast(
+                bench, executor, configs, trials, checked.corpus, drifting=drifting, shapes=SHAPES, enough_s=SHAPE_S
+            )
     if as_json:
         print_json(forecast_dict(found))
     else:
@@ -125,7 +129,7 @@ def print_forecast(found: Forecast) -> None:
     from hpsearch.report.view import amount, duration
 
     print(f"{found.trials} trials, {found.slots} at a time: about {duration(found.seconds)} if none is pruned")
-    print(f"        {duration(found.slowest_seconds)} if the search keeps to the slowest")
+    print(f"        {duration(found.slowest_seconds)} if all are as the slowest")
     print(f"tokens  {amount(found.trials * found.trial.tokens, '')}")
     print(f"compute {amount(found.trials * found.trial.flops, 'FLOP')}")
     print(f"disk    {amount(found.disk_bytes, 'B')} of checkpoints")
@@ -153,8 +157,8 @@ def print_forecast(found: Forecast) -> None:
     header = ["parameters", "batch", "step", "speed", "evaluation", "checkpoint", "start and sample", "memory"]
     print_table(header, rows)
     print(
-        "\nTrials are forecast as random draws from the space. Pruning makes a study cheaper; "
-        "a search that finds the slow ones best makes it dearer."
+        "\nTrials are forecast as random draws from the space at first, and then ever more as what scaling laws find best for "
+        "the budget, where a search is likely to go. Pruning makes a study cheaper."
     )
 
 

@@ -2,7 +2,7 @@
 
 Speed depends on size: the baseline alone would price a space of other sizes wrong. A step costs a constant, something for each
 layer (calls), something for each value that passes through (memory) and something for each FLOP; the four rates are fitted to
-what was measured, none below zero. The forecast is of trials drawn at random from the space and not pruned.
+what was measured, none below zero. The forecast is of trials drawn from the space as a search would go (`drift`), not pruned.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput
 from hpsearch.execution.protocol import Executor
 from hpsearch.model.counting import count, stack_depths
+from hpsearch.search.drift import course, likely_loss
 from hpsearch.search.measuring import GLANCE_S, Bench, Measured, measure
 from hpsearch.space.parameters import Searched, Setting, Settings
 from hpsearch.space.space import SearchSpace
@@ -31,6 +32,10 @@ from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 DRAWS = 48
 """Configurations that stand for the space."""
 TRIES = 20 * DRAWS
+
+COURSES = 20
+"""At least so many courses of a study are averaged, and as many as make SIMULATED trials."""
+SIMULATED = 2000
 
 ANSWER_S = 0.02
 """Between an evaluation and the next step: its record, the pruner's and scheduler's decision, the answer."""
@@ -64,9 +69,9 @@ class Forecast:
     seconds: float
     """From the start of the first trial to the end of the last."""
     slowest_seconds: float
-    """The same if every trial is as the slowest drawn: a search keeps to what is good, and small batches are slow."""
+    """The same if every trial is as the slowest drawn: nobody knows before where a search will go."""
     trial: TrialCost
-    """The mean one."""
+    """The mean one of a study."""
     memory_bytes: int
     """All slots together with the largest model measured."""
     shapes: tuple[Measured, ...]
@@ -135,12 +140,13 @@ def forecast(
     trials: int,
     corpus: Corpus,
     *,
+    drifting: bool,
     shapes: int = 3,
     enough_s: float = GLANCE_S,
 ) -> Forecast:
     """Measure `shapes` of `configs` (see `draw_configs`) in the slots of `executor` and forecast `trials` like them.
 
-    enough_s: seconds of steps for each shape. Raises BadInput when none of them can be trained.
+    drifting: see `drift.drifts`. enough_s: seconds of steps for each shape. Raises BadInput when none of them can be trained.
     """
     slots = len(executor.idle())
     found = measure(bench, executor, choose_shapes(configs, shapes), enough_s)
@@ -149,27 +155,27 @@ def forecast(
     model = _CostModel(found, held_out_tokens(corpus))
     rungs = bench.space.budget.evaluations
     costs = [model.trial(config) for config in configs]
-    mean = TrialCost(*(fmean(getattr(cost, name) for cost in costs) for name in ("seconds", "tokens", "flops", "disk_bytes")))
+    ranked = sorted(range(1, len(configs)), key=lambda index: likely_loss(configs[index]))
+    random = Random(0)
+    studies = [
+        [costs[index] for index in course(ranked, trials, random, drifting=drifting)]
+        for _ in range(max(COURSES, SIMULATED // trials))
+    ]
+    every = [cost for study in studies for cost in study]
+    mean = TrialCost(*(fmean(getattr(cost, name) for cost in every) for name in ("seconds", "tokens", "flops", "disk_bytes")))
     # A slot's process has peaked with the largest that was in it; those of a GPU are added up on it.
     memory = slots * max(each.peak_bytes for each in found)
-    seconds = [cost.seconds for cost in costs]
-    slowest = _makespan([max(seconds)], trials, slots)
-    return Forecast(trials, slots, rungs, _makespan(seconds, trials, slots), slowest, mean, memory, tuple(found))
+    seconds = fmean(_makespan([cost.seconds for cost in study], slots) for study in studies)
+    slowest = _makespan([max(cost.seconds for cost in costs)] * trials, slots)
+    return Forecast(trials, slots, rungs, seconds, slowest, mean, memory, tuple(found))
 
 
-def _makespan(seconds: Sequence[float], trials: int, slots: int) -> float:
-    """Until the last of `trials` trials ends, each started in the slot that is free first; the mean over a few orders.
-
-    The baseline is first, the others are drawn from `seconds`.
-    """
-    random, ends = Random(0), []
-    for _ in range(20):
-        free = [0.0] * slots
-        for number in range(trials):
-            cost = seconds[0] if number == 0 else random.choice(seconds[1:] or seconds)
-            heapq.heapreplace(free, free[0] + cost)
-        ends.append(max(free))
-    return fmean(ends)
+def _makespan(seconds: Sequence[float], slots: int) -> float:
+    """Until the last of the trials that take `seconds` ends, each started in the slot that is free first."""
+    free = [0.0] * slots
+    for cost in seconds:
+        heapq.heapreplace(free, free[0] + cost)
+    return max(free)
 
 
 class _CostModel:

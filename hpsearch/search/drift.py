@@ -1,0 +1,56 @@
+"""Where a search goes: from random configurations to those that are good for the budget, which seldom cost what the mean does.
+
+Before anything is trained only published laws know which those are. They rank configurations for a forecast of time, and
+nothing else: a loss that they say is not shown, and no trial is chosen by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from random import Random
+
+from hpsearch.config import TrialConfig
+from hpsearch.model.counting import count
+from hpsearch.objectives import OBJECTIVES
+from hpsearch.search.auto import START_UP
+from hpsearch.search.samplers import LEARNERS
+
+PER_CHOICE = 2
+"""Trials before one that count as one configuration to have chosen from. The mean cost of the trials of benchmarks/search.jsonl
+and of the README's first command, third by third, is about what two give (benchmarks/RESULTS.md)."""
+CRITICAL_TOKENS = 2000
+"""Tokens of a step that make a million tokens worth half of what they are worth in small steps; by the same studies."""
+
+
+def drifts(sampler: str, objectives: Sequence[str]) -> bool:
+    """Whether a search goes to low losses: its sampler learns, and a loss is all that it wants to be low."""
+    return sampler in LEARNERS and len(objectives) == 1 and OBJECTIVES[objectives[0]].known == "while training"
+
+
+def likely_loss(config: TrialConfig) -> float:
+    """Nats a token, less those that no model can save: 482 / N^0.348 + 2085 / D^0.366, N parameters but those of tables, D the
+    tokens trained on, over 1 + B / B_crit where a step has B, B_crit growing as D^0.462.
+
+    Source: Chinchilla as fitted again, arXiv:2404.10102; what large batches waste, arXiv:1812.06162; the exponent of their
+    critical size, Power Lines, arXiv:2505.13738.
+    """
+    step_tokens = config.batch_size * config.context_length
+    tokens = config.max_iters * step_tokens
+    critical = CRITICAL_TOKENS * math.pow(tokens / 1e6, 0.462)
+    worth = tokens / (1 + step_tokens / critical)
+    return 482 / math.pow(count(config).non_embedding_parameters, 0.348) + 2085 / math.pow(worth, 0.366)
+
+
+def course(ranked: Sequence[int], trials: int, random: Random, *, drifting: bool) -> list[int]:
+    """For each of `trials` trials, which configuration it is like: the baseline (0), then one of `ranked`, best first.
+
+    A drifting search's trials after its first ones are each like the best of so many random ones, of more and more.
+    """
+    order = [0]
+    for number in range(1, trials):
+        choices = max(1, number // PER_CHOICE) if drifting and number >= START_UP else 1
+        # The least of so many uniform numbers, at once.
+        least = 1 - math.pow(1 - random.random(), 1 / choices)
+        order.append(ranked[int(least * len(ranked))] if ranked else 0)
+    return order
