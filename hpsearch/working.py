@@ -32,7 +32,7 @@ from hpsearch.training.memory import require_memory
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
-    from hpsearch.storage.records import Owner, StudyRecord
+    from hpsearch.storage.records import Owner, StudyRecord, TrialRecord
 
 SHORT_S = 60.0
 """A study that is over sooner is forecast from its baseline and its cheapest step: more would take as long as the study."""
@@ -310,9 +310,9 @@ def note_cost(study: Study, token: str) -> None:
 # At the end
 
 
-def to_retrain(view: StudyView, top: int, seeds: int) -> list[Retraining]:
-    """What `--top` and `--seeds` ask for and the store does not have yet."""
-    trials = confirmable(view.ranked, view.baseline, top) if view.ranked else []
+def to_retrain(view: StudyView, top: int, seeds: int, preferred: TrialRecord | None = None) -> list[Retraining]:
+    """What `--top` and `--seeds` ask for and the store does not have yet; of `preferred` too, whatever its rank."""
+    trials = confirmable(view.ranked, view.baseline, top, preferred) if view.ranked else []
     return left_to_do(trials, fresh_seeds(view.trials, seeds), view.confirmations)
 
 

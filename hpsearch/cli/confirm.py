@@ -16,6 +16,7 @@ from hpsearch.cli.options import (
     TOP,
     DeviceOption,
     JsonOption,
+    PreferOption,
     SeedsOption,
     StorageOption,
     StudiesDirOption,
@@ -45,6 +46,7 @@ def confirm(
     study: StudyOption = None,
     top: TopOption = TOP,
     seeds: SeedsOption = SEEDS,
+    prefer: PreferOption = None,
     slots: Annotated[
         str,
         typer.Option("--slots", metavar="N|auto", help="Runs at a time; auto: one per GPU, else as many as the cores hold."),
@@ -58,9 +60,13 @@ def confirm(
     studies_dir: StudiesDirOption = STUDIES_DIR,
     as_json: JsonOption = False,
 ) -> int:
-    """Retrain the best few trials and the default on fresh seeds, and say whether the best really beats the default."""
+    """Retrain the best few trials and the default on fresh seeds, and say whether the best really beats the default.
+
+    With --prefer the trial that `export --prefer` would take is retrained too.
+    """
     from hpsearch.cli.run import exit_code, leave, say
     from hpsearch.execution.protocol import TRANSFORMER
+    from hpsearch.report.preference import parse_preference, pick
     from hpsearch.report.view import StudyView
     from hpsearch.search.lease import lease_kept
     from hpsearch.search.study import LEASE_S
@@ -76,8 +82,8 @@ def confirm(
             "`hpsearch run` again, with --confirm"
         )
     seen = StudyView.load(store, record, curves=False)
-    seen.pick()
-    work = to_retrain(seen, top, seeds)
+    preferred = pick(seen, parse_preference(prefer or "first"))
+    work = to_retrain(seen, top, seeds, preferred)
     where = placement(
         executor,
         slots,
@@ -96,7 +102,8 @@ def confirm(
         owner = this_process()
         store.acquire(record.id, owner, LEASE_S)
         try:
-            work = to_retrain(StudyView.load(store, record, curves=False), top, seeds)  # Now that nobody else adds to it.
+            seen = StudyView.load(store, record, curves=False)
+            work = to_retrain(seen, top, seeds, preferred)  # Now that nobody else adds to it.
             with (
                 lease_kept(store, record.id, owner),
                 contextlib.closing(where.open(record.threads, TRANSFORMER)) as open_slots,

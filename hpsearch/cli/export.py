@@ -12,6 +12,7 @@ from hpsearch.cli import app
 from hpsearch.cli.look import load_view
 from hpsearch.cli.options import (
     STUDIES_DIR,
+    PreferOption,
     StorageOption,
     StudiesDirOption,
     StudyOption,
@@ -37,12 +38,7 @@ def export(
     trial: Annotated[
         int | None, typer.Option("--trial", metavar="N", help="This trial instead of the best.", show_default=False)
     ] = None,
-    prefer: Annotated[
-        str | None,
-        typer.Option(
-            "--prefer", metavar="WHAT", help="first, 'smallest-within 1%' or 'fastest-within 1%'.", show_default=False
-        ),
-    ] = None,
+    prefer: PreferOption = None,
     format: Annotated[
         str | None, typer.Option("--format", help="yaml (default), json, toml, env, cli or hf.", show_default=False)
     ] = None,

@@ -64,6 +64,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="auto: every GPU that torch can use, else the CPU.")
 ]
+PreferOption = Annotated[
+    str | None,
+    typer.Option("--prefer", metavar="WHAT", help="first, 'smallest-within 1%' or 'fastest-within 1%'.", show_default=False),
+]
 TopOption = Annotated[int, typer.Option("--top", metavar="N", help="Confirm so many of the best trials, beside the default.")]
 SeedsOption = Annotated[int, typer.Option("--seeds", metavar="N", help="Fresh seeds that each of them is confirmed on.")]
 TOP, SEEDS = 3, 5

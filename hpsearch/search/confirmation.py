@@ -265,7 +265,10 @@ def _flops(work: Retraining, iterations: int) -> float:
     return iterations * config.batch_size * config.context_length * count(config).flops_per_token
 
 
-def confirmable(ranked: Sequence[TrialRecord], default: TrialRecord | None, top: int) -> list[TrialRecord]:
-    """The default and the `top` best, the default first. ranked: best first."""
-    chosen = [trial for trial in ranked[:top] if default is None or trial.number != default.number]
+def confirmable(
+    ranked: Sequence[TrialRecord], default: TrialRecord | None, top: int, preferred: TrialRecord | None = None
+) -> list[TrialRecord]:
+    """The default and the `top` best, the default first, and `preferred` where it is none of them. ranked: best first."""
+    best = {trial.number: trial for trial in [*ranked[:top], *([preferred] if preferred else [])]}
+    chosen = [trial for number, trial in best.items() if default is None or number != default.number]
     return [*([default] if default is not None and default.config else []), *chosen]

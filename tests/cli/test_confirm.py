@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,24 @@ def test_status_export_and_report_carry_the_verdict(confirmed: tuple[Cli, dict[s
     assert f"{document['first']} (search best)" in page
 
 
+def test_the_preferred_trial_is_retrained_too_and_exported_with_what_came_of_it(
+    confirmed: tuple[Cli, dict[str, Any]], tmp_path: Path
+) -> None:
+    cli = copy_of(confirmed[0], tmp_path / "preferred")
+    best = confirmed[1]["first"]
+    whole = [trial["number"] for trial in cli.json("trials") if trial["state"] == "complete"]
+    small = next(number for number in whole if number not in (0, best))
+    # The tiny study's best is its smallest trial too: another one is made to look smaller.
+    with closing(sqlite3.connect(cli.folder / "studies" / "hpsearch.db")) as database:
+        database.execute("UPDATE hps_trials SET num_parameters = 1 WHERE number = ?", (small,))
+        database.commit()
+    assert YAML(typ="safe").load(cli.ok("export", "--prefer", "smallest-within 100%"))["study"]["trial"] == small
+    document = cli.json(*CONFIRM, "--seeds", "2", "--prefer", "smallest-within 100%")
+    assert {each["trial"] for each in document["confirmed"]} == {0, best, small}
+    assert document["first"] == best
+    assert "# Confirmed: val_bpb " in cli.ok("export", "--prefer", "smallest-within 100%")
+
+
 def test_the_same_again_does_nothing_and_more_seeds_add_the_difference(
     confirmed: tuple[Cli, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -135,6 +155,7 @@ def test_a_study_that_another_process_works_on_is_left_alone(finished: Cli, tmp_
     ("words", "told"),
     [
         (("--top", "0"), "--top 0: give a number of trials from 1"),
+        (("--prefer", "smalest-within 1%"), "did you mean 'smallest-within'"),
         (("--seeds", "0"), "--seeds 0: give a number of seeds from 1"),
         (("--slots", "none"), "--slots none: give a whole number"),
         (("--study", "tinny"), "did you mean 'tiny'"),

@@ -87,6 +87,14 @@ def test_the_default_is_always_among_the_confirmed_and_once(trials: list[TrialRe
     assert confirmable([other], replace(default, config={}), top=3) == [other]
 
 
+def test_a_preferred_trial_is_confirmed_whatever_its_rank(trials: list[TrialRecord]) -> None:
+    default, other = trials
+    small = replace(other, number=2)
+    assert confirmable([other, default, small], default, 1, small) == [default, other, small]
+    assert confirmable([other, small, default], default, 2, small) == [default, other, small]
+    assert confirmable([other, default], default, 1, default) == [default, other]
+
+
 def test_one_seed_gives_configurations_the_same_text_in_the_same_order(toys: Toys) -> None:
     data = DataConfig(text="pydoc", tokenizer="bytes")
     small, large = (

@@ -124,8 +124,9 @@ class Soak:
         before = self.points()
         if self.snapshots:
             self.passing += 0.1 * (before - self.seen - self.passing)
-        mean = SHARE * (TRIALS * EVALUATIONS - before) / (KILLS - sum(self.killed.values()))
-        new = self.random.randint(0, max(1, round(2 * (mean - self.passing))))
+        most = SHARE * (TRIALS * EVALUATIONS - before)
+        mean = most / (KILLS - sum(self.killed.values()))
+        new = min(self.random.randint(0, max(1, round(2 * (mean - self.passing)))), int(most))  # The last few could outlast it.
         if new == 0:  # Any moment of a start is as good, but a study that trains does not wait.
             moment = time.monotonic() + self.random.uniform(0, 2)
             while time.monotonic() < moment and self.points() == before:
