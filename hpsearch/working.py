@@ -6,10 +6,11 @@ import contextlib
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from hpsearch.report.view import StudyView, amount, duration, searched_by
 from hpsearch.search.confirmation import Confirmation, Retraining, confirmable, fresh_seeds, left_to_do
 from hpsearch.search.coordinator import STEP_LIMIT_S, Coordinator
 from hpsearch.search.lease import lease_kept
-from hpsearch.search.limits import Limits
+from hpsearch.search.limits import Cost, Limits, Reached
 from hpsearch.search.study import Checked, CheckedModel, Request, Study, check, open_study
 from hpsearch.search.watcher import Watcher
 from hpsearch.space.edges import edges
@@ -97,6 +98,7 @@ def _work(
     trackers: Sequence[str],
 ) -> Worked:
     require_trackers(trackers)
+    limits = limits or Limits()
     checked = check(request)
     if where.memory_bytes is not None and isinstance(checked, CheckedModel):
         try:
@@ -124,18 +126,25 @@ def _work(
                     watcher = watching.enter_context(watch(count))
                     if trackers:
                         watcher = Both(watcher, watching.enter_context(Tracking(trackers, opened.folder, say)))
-                    coordinator = Coordinator(opened, slots, watcher, owner, limits, step_limit_s=step_limit_s)
+                    left_over = replace(limits, retrainings=_retrainings(confirm, opened.total), slots=max(1, count))
+                    coordinator = Coordinator(opened, slots, watcher, owner, left_over, step_limit_s=step_limit_s)
                     with stop_on_signals(coordinator, again) as caught:
                         ended = coordinator.run()
                 note_cost(opened, owner.token)
                 interrupted: list[int] = []
-                if confirm is not None and ended and not caught:
-                    interrupted = _confirm(opened, slots, owner, *confirm, say, again)
+                if confirm is not None and (ended or coordinator.limit) and not caught:
+                    interrupted = _confirm(opened, slots, owner, *confirm, limits, say, again)
         finally:
             # Where the database is away the lease ends by itself; what has been said of that counts.
             with contextlib.suppress(StudyGone, StudyOwned, StorageUnreachable):
                 opened.store.release(opened.record.id, owner)
     return Worked(opened, ended, coordinator.stopping, coordinator.limit, coordinator.stopped_for_now, caught, interrupted)
+
+
+def _retrainings(confirm: tuple[int, int] | None, trials: int) -> int:
+    """How many the confirmation of a study will do at most: of the default beside the best."""
+    top, seeds = confirm or (0, 0)
+    return seeds * min(top + 1, trials)
 
 
 def _slots(where: Placement, study: Study, confirm: tuple[int, int] | None) -> Executor:
@@ -271,8 +280,7 @@ def announce(
         found = forecast(bench, executor, configs, study.total, checked.corpus, drifting=drifting, shapes=shapes)
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
-    top, seeds = confirm or (0, 0)
-    say(cost(noted, left, retrainings=seeds * min(top + 1, study.total)))  # The default beside the best.
+    say(cost(noted, left, retrainings=_retrainings(confirm, study.total)))
 
 
 def started_from(record: StudyRecord) -> list[str]:
@@ -316,18 +324,51 @@ def to_retrain(view: StudyView, top: int, seeds: int, preferred: TrialRecord | N
     return left_to_do(trials, fresh_seeds(view.trials, seeds), view.confirmations)
 
 
-def _confirm(study: Study, executor: Executor, owner: Owner, top: int, seeds: int, say: Say, again: Again | None) -> list[int]:
-    """Retrain the best few and the default on fresh seeds. Returns the signals that came meanwhile."""
+def _confirm(
+    study: Study,
+    executor: Executor,
+    owner: Owner,
+    top: int,
+    seeds: int,
+    limits: Limits,
+    say: Say,
+    again: Again | None,
+) -> list[int]:
+    """Retrain the best few and the default on fresh seeds, within what the limits leave. Returns the signals that came
+    meanwhile."""
     record = study.store.study(study.record.name)
-    work = to_retrain(StudyView.load(study.store, record, curves=False), top, seeds)
+    view = StudyView.load(study.store, record, curves=False)
+    work = to_retrain(view, top, seeds)
     if not work:
         return []
     say(f"confirming study '{record.name}': {len(work)} retraining{'s' if len(work) > 1 else ''} on fresh seeds")
+    earlier_s = sum(run.seconds for run in view.confirmations)
+    flops = sum(trial.flops for trial in view.trials) + sum(run.flops for run in view.confirmations)
+    seconds = sum(trial.seconds for trial in view.trials) + earlier_s
+    wall_s, began = study.store.worked_s(record.id) + earlier_s / max(1, len(executor.idle())), time.monotonic()
+
+    def limit(more_flops: float, more_s: float) -> Reached | None:
+        return limits.reached_by(Cost(flops + more_flops, seconds + more_s, wall_s + time.monotonic() - began))
+
     confirmation = Confirmation(
-        study.store, record, executor, owner, study.folder, study.cache_dir, study.devices, say, own=study.workload.run()
+        study.store,
+        record,
+        executor,
+        owner,
+        study.folder,
+        study.cache_dir,
+        study.devices,
+        say,
+        own=study.workload.run(),
+        limit=limit,
     )
     with stop_on_signals(confirmation, again) as caught:
         confirmation.run(work)
+    if confirmation.reached:
+        say(
+            f"the confirmation is paused: {confirmation.reached.reason}; the same command goes on with it, given a larger "
+            f"{confirmation.reached.option}"
+        )
     return caught if confirmation.stopping else []
 
 

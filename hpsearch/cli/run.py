@@ -134,8 +134,8 @@ def run(
         bool,
         typer.Option(
             "--confirm",
-            help="At the end, retrain the best few and the default on fresh seeds. Limits are for the search: this comes on "
-            "top.",
+            help="At the end, or when a limit is near, retrain the best few and the default on fresh seeds. Limits hold for "
+            "both.",
         ),
     ] = False,
     top: TopOption = TOP,
@@ -310,10 +310,10 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
             f"it goes on with a larger {worked.limit}, or without it" if worked.limit else "the same command goes on with it"
         )
         say(f"study '{record.name}' is paused: {worked.stopping}; {goes_on}")
-        if confirm is not None and worked.limit:
+        if confirm is not None and worked.limit and seen.verdict is None:
             again = f"hpsearch confirm --study {record.name} --top {confirm[0]} --seeds {confirm[1]}{place}"
             now = f"; `{again}` does it now" if seen.best is not None and not record.own else ""
-            say(f"nothing was confirmed, as the search has not ended{now}")
+            say(f"nothing was confirmed within the limit{now}")
         return 0
     if seen.best is None:
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})

@@ -22,6 +22,7 @@ from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, SlotInfo, SlotMessage, TrialTask
 from hpsearch.model.counting import count
 from hpsearch.search.lease import SILENCE_S
+from hpsearch.search.limits import Reached
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
 from hpsearch.storage.store import Store
 from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult, Warned
@@ -78,8 +79,9 @@ class _Run:
     tries: int = 0
     micro_batches: int | None = None
     slot: str = ""
+    flops: float = 0.0
+    """Up to its last evaluation, as are the seconds."""
     seconds: float = 0.0
-    """Of training, up to its last evaluation."""
 
 
 @dataclass
@@ -102,8 +104,15 @@ class Confirmation:
     """Retrainings that could not be done, in a sentence each; a later call tries them again."""
     own: OwnRun | None = None
     """Of a trainer of one's own."""
+    limit: Callable[[float, float], Reached | None] = lambda flops, seconds: None
+    """What of a person's limits is reached by the FLOPs and slot-seconds of these retrainings."""
     stopping: str = ""
     """Why it was stopped before its end; empty when it was not."""
+    reached: Reached | None = None
+    """The limit that stopped it."""
+    _flops: float = 0.0
+    """Of those that have ended."""
+    _seconds: float = 0.0
     _inbox: deque[SlotMessage] = field(default_factory=deque)
     _active: dict[int, _Run] = field(default_factory=dict)
     _asked_to_pause_at: float | None = None
@@ -124,6 +133,7 @@ class Confirmation:
         self.store.sit_out(self)
         try:
             while self._active or (waiting and not self.stopping):
+                self._look_at_limit()
                 if not self.stopping:
                     for slot in self.executor.idle()[: len(waiting)]:
                         self._submit(slot, waiting.popleft(), next(numbers))
@@ -141,6 +151,13 @@ class Confirmation:
         finally:
             self.store.sit_out(None)
         return not waiting and not self.stopping and not self.failures
+
+    def _look_at_limit(self) -> None:
+        active = self._active.values()
+        flops, seconds = sum(run.flops for run in active), sum(run.seconds for run in active)
+        if not self.stopping and (reached := self.limit(self._flops + flops, self._seconds + seconds)):
+            self.reached = reached
+            self.stop(reached.reason)
 
     def _submit(self, slot: SlotInfo, run: _Run, number: int) -> None:
         folder = self.folder / "confirm" / run.work.folder_name
@@ -182,8 +199,8 @@ class Confirmation:
         """Whether the run is to be tried again, and whether it is over."""
         what = f"trial {run.work.trial.number} on seed {run.work.seed}"
         match message.body:
-            case EvalPoint(seconds=seconds):
-                run.seconds = seconds
+            case EvalPoint(flops=flops, seconds=seconds):
+                run.flops, run.seconds = flops, seconds
                 self.executor.answer(run.slot, Answer.PAUSE if self.stopping else Answer.CONTINUE)
                 return False, False
             case Warned(text):
@@ -231,9 +248,10 @@ class Confirmation:
             value,
             result.metrics,
             result.metrics.get("train_seconds", run.seconds),
-            0.0 if self.own else _flops(work, result.iteration),
+            0.0 if self.own else _training_flops(work, result.iteration),
         )
         self.store.add_confirmation(self.study.id, record, token=self.owner.token)
+        self._flops, self._seconds = self._flops + record.flops, self._seconds + record.seconds
         found = f"{self.study.objectives[0]} {value:.4f}" if math.isfinite(value) else f"diverged: {result.reason}"
         self.say(f"trial {work.trial.number} on seed {work.seed}: {found}")
         shutil.rmtree(self.folder / "confirm" / work.folder_name / "checkpoints", ignore_errors=True)
@@ -260,7 +278,7 @@ class Confirmation:
             self.say(f"the database is back after {seconds:.0f} s")
 
 
-def _flops(work: Retraining, iterations: int) -> float:
+def _training_flops(work: Retraining, iterations: int) -> float:
     config = TrialConfig.build(work.config)
     return iterations * config.batch_size * config.context_length * count(config).flops_per_token
 

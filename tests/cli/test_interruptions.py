@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+from dataclasses import replace
 
 import pytest
 from cli import COMMAND, Cli
@@ -29,7 +30,7 @@ def test_a_time_limit_pauses_the_study(slow: Cli) -> None:
     assert done.returncode == 0
     assert "the time limit was reached; it goes on with a larger --timeout, or without it" in done.stderr
     assert "then up to 20 retrainings to confirm, about " in done.stderr
-    assert "nothing was confirmed, as the search has not ended" in done.stderr
+    assert "nothing was confirmed within the limit" in done.stderr
     assert {trial["state"] for trial in slow.json("trials")} & {"paused"}
     assert "where a limit was reached, with a larger one" in slow.ok("status")
 
@@ -47,6 +48,46 @@ def test_a_limit_that_is_reached_is_told_as_the_option_to_raise(spent: Spent, op
     reached = Limits(timeout_s=5000, flops=1e12, slot_hours=2).reached(spent, ())
     assert (reached.option if reached else "") == option
     assert Limits().reached(spent, ()) is None
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--budget-flops", "--budget-hours"])
+def test_a_search_leaves_its_confirmation_what_as_many_whole_trials_have_cost(option: str) -> None:
+    limits = Limits(timeout_s=5000, flops=1e12, slot_hours=2, retrainings=5, slots=2)
+    before, after = {
+        "--timeout": (Spent(wall_s=4600), Spent(wall_s=4800)),  # Three turns of 100 s.
+        "--budget-flops": (Spent(flops=9.4e11), Spent(flops=9.6e11)),
+        "--budget-hours": (Spent(seconds=6600), Spent(seconds=6800)),
+    }[option]
+    for spent in (before, after):
+        spent.whole, spent.whole_flops, spent.whole_seconds = 4, 4e10, 400
+    assert limits.reached(before, ()) is None
+    reached = limits.reached(after, ())
+    assert reached is not None
+    assert reached.option == option
+    assert reached.reason.endswith(", but for the confirmation's part of it")
+    assert replace(limits, retrainings=0).reached(after, ()) is None
+    before.whole_flops, before.whole_seconds = 1e15, 1e6
+    assert limits.reached(before, ()) is not None
+    fresh = Spent(wall_s=2400, flops=4e11, seconds=3500, whole=1, whole_flops=1e15, whole_seconds=1e6)
+    assert limits.reached(fresh, ()) is None, "half of it is the search's in any case"
+
+
+def test_limits_hold_for_a_search_and_its_confirmation_together(cli: Cli) -> None:
+    (cli.folder / "tiny.yaml").write_text(SPACE)
+    trial = cli.json("price", "--space", "tiny.yaml", "--trials", "1", "--device", "cpu")["trial"]["flops"]
+    words = ("run", "--space", "tiny.yaml", "--trials", "100", "--slots", "1", "--device", "cpu", "--pruner", "none")
+    confirm = ("--confirm", "--top", "1", "--seeds", "2")
+    done = cli.run(*words, *confirm, "--budget-flops", f"{10.5 * trial:g}")
+    assert done.returncode == 0, done.stderr
+    assert "is spent, but for the confirmation's part of it; it goes on with a larger --budget-flops" in done.stderr
+    assert "confirmation over seeds 1, 2" in done.stdout
+    document = cli.json("status")
+    assert 5 <= sum(trial["state"] == "complete" for trial in cli.json("trials")) <= 9
+    assert document["confirmation"]["seeds"] == [1, 2]
+    again = cli.run(*words, "--confirm", "--top", "1", "--seeds", "9", "--budget-flops", f"{10.5 * trial:g}")
+    assert again.returncode == 0, again.stderr
+    assert "the confirmation is paused: the compute budget" in again.stderr
+    assert "given a larger --budget-flops" in again.stderr
 
 
 def test_an_early_end_is_said_on_a_terminal_with_commands_that_find_the_study(cli: Cli) -> None:
