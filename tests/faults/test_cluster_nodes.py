@@ -8,8 +8,8 @@ import shutil
 import signal
 
 import psutil
-import pytest
 from cli import Cli
+from databases import on
 from invariants import assert_nothing_lost, assert_one_at_a_time, rows, snapshot
 from ray_nodes import ENVIRONMENT, RayNodes, ray_nodes_of
 from waiting import wait_for
@@ -33,7 +33,7 @@ def undisturbed(cli: Cli) -> object:
     return points(f"sqlite:///{elsewhere.folder}/studies/hpsearch.db")
 
 
-@pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
+@on("storage_url", "postgresql")
 def test_fault_20_trials_of_a_lost_node_go_on_elsewhere(storage_url: str, slow: Cli, ray_nodes: RayNodes) -> None:
     alone = undisturbed(slow)
     cli = Cli(slow.folder, slow.environment | ENVIRONMENT).using(storage_url)
