@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -34,9 +35,6 @@ from hpsearch.training.memory import require_memory
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
     from hpsearch.storage.records import Owner, StudyRecord, TrialRecord
-
-SHORT_S = 60.0
-"""A study that is over sooner is forecast from its baseline and its cheapest step: more would take as long as the study."""
 
 Say = Callable[[str], None]
 Again = Callable[[int], None]
@@ -249,8 +247,7 @@ def announce(
         say(f"--trials {asked}: the study's total is {record.trials_target} already, and only grows; it goes on to that")
     if not isinstance(checked, CheckedModel):
         return  # Only its own runs tell what a trainer of one's own costs.
-    from hpsearch.search.drift import drifts
-    from hpsearch.search.forecast import draw_configs, forecast, note, trial_flops
+    from hpsearch.search.forecast import draw_configs, effort_for, forecast, note, trial_flops
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
     from hpsearch.search.priors import clamped
     from hpsearch.search.samplers import FeasibleSampler
@@ -275,9 +272,9 @@ def announce(
     if (noted.get("trials"), noted.get("slots")) != (study.total, slots):
         configs = draw_configs(study.space, lambda proposal: checked.workload.candidate(proposal, study.record.budget))
         rate = study.record.budget.flops_per_s
-        short = rate is not None and study.total * trial_flops(configs[0]) / rate / slots < SHORT_S
-        drifting, shapes = drifts(record.sampler, record.objectives), 2 if short else 3
-        found = forecast(bench, executor, configs, study.total, checked.corpus, drifting=drifting, shapes=shapes)
+        study_s = study.total * trial_flops(configs[0]) / rate / slots if rate else math.inf
+        effort = effort_for(study_s)
+        found = forecast(bench, executor, configs, study.total, checked.corpus, sampler=record.sampler, effort=effort)
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
     say(cost(noted, left, retrainings=_retrainings(confirm, study.total)))

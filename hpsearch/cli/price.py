@@ -18,8 +18,6 @@ from hpsearch.errors import BadInput
 if TYPE_CHECKING:
     from hpsearch.search.forecast import Forecast, TrialCost
 
-SHAPES = 6
-SHAPE_S = 1.5
 """Seconds of steps for each shape."""
 
 
@@ -46,8 +44,7 @@ def price(
     from hpsearch.execution.devices import choose_device
     from hpsearch.execution.local import LocalExecutor
     from hpsearch.places import require_trials, slot_count, slot_threads
-    from hpsearch.search.drift import drifts
-    from hpsearch.search.forecast import draw_configs, forecast
+    from hpsearch.search.forecast import THOROUGH, draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
     from hpsearch.search.study import DEFAULT_SAMPLER, CheckedModel, Request, check, new_budget
 
@@ -73,17 +70,14 @@ def price(
         checked = check(request)
         assert isinstance(checked, CheckedModel)
         bench = Bench(chosen, request.cache_dir, devices, threads, checked.fingerprint)
-        say(f"measuring up to {SHAPES} shapes of the space in {count} slot{'s' if count > 1 else ''} ...")
+        say(f"measuring up to {THOROUGH.shapes} shapes of the space in {count} slot{'s' if count > 1 else ''} ...")
         with contextlib.closing(LocalExecutor(count, threads)) as executor:
             speed = None
             if chosen.budget.kind == "device_seconds":
                 speed = measure_speed(bench, executor, checked.baseline)
             record = new_budget(request, speed)
             configs = draw_configs(chosen, lambda proposal: checked.workload.candidate(proposal, record))
-            drifting = drifts(DEFAULT_SAMPLER, chosen.objectives)
-            found = forecast(
-                bench, executor, configs, trials, checked.corpus, drifting=drifting, shapes=SHAPES, enough_s=SHAPE_S
-            )
+            found = forecast(bench, executor, configs, trials, checked.corpus, sampler=DEFAULT_SAMPLER)
     if as_json:
         print_json(forecast_dict(found))
     else:

@@ -23,8 +23,9 @@ from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput
 from hpsearch.execution.protocol import Executor
 from hpsearch.model.counting import count, stack_depths
-from hpsearch.search.drift import course, likely_loss
+from hpsearch.search.drift import course, drifts, likely_loss
 from hpsearch.search.measuring import GLANCE_S, Bench, Measured, measure
+from hpsearch.search.samplers import MODELLERS
 from hpsearch.space.parameters import Searched, Setting, Settings
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
@@ -41,6 +42,29 @@ ANSWER_S = 0.02
 """Between an evaluation and the next step: its record, the pruner's and scheduler's decision, the answer."""
 ASK_S = 0.1
 """Between two trials in a slot: the outcome told, the next configuration asked for and stored."""
+MODEL_S, MODEL_EACH_S = 0.15, 0.05
+"""More where the sampler fits a Gaussian process, and again for each parameter that is searched; by the gaps between trials of
+studies with 4, 15 and 34 of them (0.45, 1.07 and 1.9 s on two cores)."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    shapes: int
+    enough_s: float = GLANCE_S
+    """Seconds of steps for each."""
+
+
+THOROUGH = Effort(6, 1.5)
+
+
+def effort_for(study_s: float) -> Effort:
+    """What a study of about so many seconds is worth: a small part of its time."""
+    if study_s < 60:
+        return Effort(2)
+    return Effort(3, 1.0) if study_s < 300 else THOROUGH
+
 
 Make = Callable[[Mapping[str, Any]], TrialConfig]
 """A proposal's config under the study's budget; raises BadInput where it cannot be a trial."""
@@ -140,23 +164,23 @@ def forecast(
     trials: int,
     corpus: Corpus,
     *,
-    drifting: bool,
-    shapes: int = 3,
-    enough_s: float = GLANCE_S,
+    sampler: str,
+    effort: Effort = THOROUGH,
 ) -> Forecast:
-    """Measure `shapes` of `configs` (see `draw_configs`) in the slots of `executor` and forecast `trials` like them.
+    """Measure some of `configs` (see `draw_configs`) in the slots of `executor` and forecast `trials` like them.
 
-    drifting: see `drift.drifts`. enough_s: seconds of steps for each shape. Raises BadInput when none of them can be trained.
+    Raises BadInput when none of them can be trained.
     """
     slots = len(executor.idle())
-    found = measure(bench, executor, choose_shapes(configs, shapes), enough_s)
+    found = measure(bench, executor, choose_shapes(configs, effort.shapes), effort.enough_s)
     if not found:
         raise bench.space.document.place.error("neither the baseline (the priors) nor another configuration can be trained")
-    model = _CostModel(found, held_out_tokens(corpus))
+    ask_s = ASK_S + (MODEL_S + MODEL_EACH_S * len(bench.space.searched) if sampler in MODELLERS else 0.0)
+    model = _CostModel(found, held_out_tokens(corpus), ask_s)
     rungs = bench.space.budget.evaluations
     costs = [model.trial(config) for config in configs]
     ranked = sorted(range(1, len(configs)), key=lambda index: likely_loss(configs[index]))
-    random = Random(0)
+    random, drifting = Random(0), drifts(sampler, bench.space.objectives)
     studies = [
         [costs[index] for index in course(ranked, trials, random, drifting=drifting)]
         for _ in range(max(COURSES, SIMULATED // trials))
@@ -181,8 +205,8 @@ def _makespan(seconds: Sequence[float], slots: int) -> float:
 class _CostModel:
     """Seconds of any trial, through the shapes that were measured."""
 
-    def __init__(self, measured: Sequence[Measured], held_out: Callable[[TrialConfig], int]) -> None:
-        self._held_out = held_out
+    def __init__(self, measured: Sequence[Measured], held_out: Callable[[TrialConfig], int], ask_s: float) -> None:
+        self._held_out, self._ask_s = held_out, ask_s
         self._step = _fit([_features(each.config) for each in measured], [each.step_s for each in measured])
         self._evaluation = _fit([self._read(each.config) for each in measured], [each.evaluation_s for each in measured])
         self._checkpoint = _fit(
@@ -200,7 +224,7 @@ class _CostModel:
         checkpoint = float(np.dot(self._checkpoint, (1.0, size)))
         rungs = max(1, round(config.max_iters / config.eval_interval))
         around = float(np.dot(self._around, (1.0, sum(stack_depths(config)))))
-        seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + ASK_S
+        seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + self._ask_s
         # The best weights are kept beside the checkpoints.
         kept = size * min(config.max_save_num, rungs) + 4 * parameters
         return TrialCost(seconds, config.max_iters * _step_tokens(config), trial_flops(config), kept)

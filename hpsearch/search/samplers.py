@@ -61,6 +61,9 @@ plain sampler's name."""
 LEARNERS = ("auto", "auto_wide", "tpe", "gp")
 """The samplers that earlier studies can inform: the others learn from no trial, or (cmaes) from the study's own only."""
 
+MODELLERS = ("auto", "auto_wide", "gp")
+"""Those that fit a Gaussian process for each proposal, which takes time."""
+
 BASELINE = "hpsearch:baseline"
 """User attribute of an enqueued trial that is to be the baseline."""
 

@@ -21,12 +21,15 @@ from hpsearch.execution.local import LocalExecutor
 from hpsearch.model.counting import count
 from hpsearch.search.forecast import (
     DRAWS,
+    THOROUGH,
+    Effort,
     Forecast,
     _fit,
     _makespan,
     choose_shapes,
     compared,
     draw_configs,
+    effort_for,
     forecast,
     note,
 )
@@ -71,7 +74,8 @@ class Priced:
         self, trials: int = 10, trainer: str = "metered", slots: int = 2, shapes: int = 6, drifting: bool = False
     ) -> Forecast:
         with closing(LocalExecutor(slots, 1, trainer=f"metered_trainers:{trainer}")) as executor:
-            return forecast(self.bench, executor, self.configs, trials, self.corpus, drifting=drifting, shapes=shapes)
+            sampler, effort = "tpe" if drifting else "random", Effort(shapes)
+            return forecast(self.bench, executor, self.configs, trials, self.corpus, sampler=sampler, effort=effort)
 
     def mean(self, of: Callable[[TrialConfig], float], trials: int = 10) -> float:
         """Of `trials` trials: the baseline, and others drawn from the space."""
@@ -175,6 +179,23 @@ def test_rates_are_fitted_to_the_least_relative_error_and_none_is_negative() -> 
     assert exact == pytest.approx([0.0, 2e-3, 3e-9], abs=1e-12)
     falling = _fit([(1.0, 1.0), (1.0, 2.0)], [2.0, 1.0])
     assert min(falling) >= 0
+
+
+def test_a_forecast_takes_a_small_part_of_its_study() -> None:
+    efforts = [effort_for(seconds) for seconds in (20, 100, 1000)]
+    assert efforts[-1] == THOROUGH
+    for seconds, effort in zip((20, 100, 1000), efforts, strict=True):
+        assert effort.shapes * effort.enough_s < 0.05 * seconds
+
+
+def test_a_sampler_that_fits_a_model_takes_time_to_ask(priced: Priced) -> None:
+    with closing(LocalExecutor(1, 1, trainer="metered_trainers:metered")) as executor:
+        by_model, at_random = (
+            forecast(priced.bench, executor, priced.configs, 4, priced.corpus, sampler=sampler, effort=Effort(1)).seconds
+            for sampler in ("auto", "random")
+        )
+    searched = len(priced.bench.space.searched)
+    assert by_model - at_random == pytest.approx(4 * (0.15 + 0.05 * searched), rel=0.05)
 
 
 def test_the_last_trials_do_not_fill_all_slots() -> None:
