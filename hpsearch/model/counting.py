@@ -154,6 +154,19 @@ def weight_bytes(config: TrialConfig, shapes: dict[str, Shape]) -> int:
     return FLOAT * sum(2 * math.prod(shape) + state(name, shape) for name, shape in shapes.items())
 
 
+def update_flops(config: TrialConfig) -> int:
+    """Matrix products of one optimizer step, which depend on no batch and are in no budget: those of Muon, which makes the
+    update of each matrix of the blocks nearly orthogonal in five Newton-Schulz iterations (X Xᵀ, its square, their product with
+    X).
+
+    Source: torch.optim.Muon.
+    """
+    if config.optimizer != "muon":
+        return 0
+    matrices = [shape for name, shape in parameter_shapes(config).items() if len(shape) == 2 and "blocks." in name]
+    return sum(5 * (4 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3) for shape in matrices)
+
+
 def stack_depths(config: TrialConfig) -> tuple[int, int]:
     """Blocks of the encoder and of the decoder; 0 where there is none."""
     if config.architecture == "encoder_decoder":

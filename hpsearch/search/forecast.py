@@ -1,8 +1,9 @@
 """What a study will cost: short real runs of a few shapes of its space, and a cost model through them.
 
 Speed depends on size: the baseline alone would price a space of other sizes wrong. A step costs a constant, something for each
-layer (calls), something for each value that passes through (memory) and something for each FLOP; the four rates are fitted to
-what was measured, none below zero. The forecast is of trials drawn from the space as a search would go (`drift`), not pruned.
+layer (calls), something for each value that passes through (memory) and something for each FLOP, Muon's own included; the four
+rates are fitted to what was measured, none below zero. The forecast is of trials drawn from the space as a search would go
+(`drift`), not pruned.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput
 from hpsearch.execution.protocol import Executor
-from hpsearch.model.counting import count, stack_depths
+from hpsearch.model.counting import count, stack_depths, update_flops
 from hpsearch.search.drift import course, drifts, likely_loss
 from hpsearch.search.measuring import GLANCE_S, Bench, Measured, measure
 from hpsearch.search.samplers import MODELLERS
@@ -143,8 +144,9 @@ def held_out_tokens(corpus: Corpus) -> Callable[[TrialConfig], int]:
 
 def choose_shapes(configs: Sequence[TrialConfig], most: int) -> list[TrialConfig]:
     """The baseline (the first one), the cheapest and the dearest step of `configs`, and evenly between them, `most` in all; of
-    those that cost the same by all that the model knows, one."""
-    ordered = sorted(configs, key=_step_flops)
+    those that cost the same by all that the model knows, one. All have the baseline's optimizer: only sizes tell them
+    apart."""
+    ordered = sorted((config for config in configs if config.optimizer == configs[0].optimizer), key=_step_flops)
     chosen = {_shape(configs[0]): configs[0]}
     for index in range(most - 1):
         between = ordered[round((len(ordered) - 1) * index / max(1, most - 2))]
@@ -154,7 +156,7 @@ def choose_shapes(configs: Sequence[TrialConfig], most: int) -> list[TrialConfig
 
 def _shape(config: TrialConfig) -> tuple[Any, ...]:
     """What a step's seconds depend on: another learning rate is no other shape."""
-    return *_features(config), config.optimizer, config.dropout > 0
+    return *_features(config), config.dropout > 0
 
 
 def forecast(
@@ -243,7 +245,7 @@ def _values(config: TrialConfig) -> float:
 def _features(config: TrialConfig) -> tuple[float, ...]:
     """What the seconds of a step are made of: one, layers, values through the layers, FLOPs."""
     layers = float(sum(stack_depths(config)))
-    return 1.0, layers, _step_tokens(config) * _values(config), _step_flops(config)
+    return 1.0, layers, _step_tokens(config) * _values(config), _step_flops(config) + update_flops(config)
 
 
 def _fit(features: Sequence[Sequence[float]], targets: Sequence[float]) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
 from hpsearch.config import TrialConfig
 from hpsearch.errors import StoppedForNow
@@ -69,9 +70,8 @@ class _Watch:
     """What one slot has shown of the configuration in it."""
 
     config: TrialConfig
-    steps: int = 0
-    seconds: float = 0.0
-    """In `steps` steps after the warm ones."""
+    steps_s: list[float] = field(default_factory=list)
+    """Of each step after the warm ones."""
     failed: str = ""
     began: float = 0.0
     told: float = 0.0
@@ -91,7 +91,7 @@ class _Watch:
     def measured(self) -> Measured:
         return Measured(
             self.config,
-            self.seconds / self.steps,
+            median(self.steps_s),  # A moment in which the machine did something else says nothing of a whole run.
             self.start_s,
             self.evaluation_s,
             self.checkpoint_s,
@@ -136,16 +136,16 @@ def _steps(bench: Bench, executor: Executor, configs: Sequence[TrialConfig], eno
     watches = {slot.name: _Watch(config) for slot, config in zip(executor.idle(), configs, strict=True)}
 
     def enough(watch: _Watch) -> bool:
-        return bool(watch.failed) or (watch.seconds > enough_s and (watch.steps >= MEASURE_STEPS or watch.seconds > SLOW_S))
+        seconds = sum(watch.steps_s)
+        return bool(watch.failed) or (seconds > enough_s and (len(watch.steps_s) >= MEASURE_STEPS or seconds > SLOW_S))
 
     for message in _events(bench, executor, watches, endless):
         watch = watches[message.slot]
         match message.body:
             case Progress(iteration=iteration, tokens_per_s=speed) if iteration > WARM_STEPS:
                 # By its own clock, which leaves out the words between the steps.
-                watch.steps += 1
-                watch.seconds += watch.step_tokens / speed
-            case Ended(result) if not watch.steps:
+                watch.steps_s.append(watch.step_tokens / speed)
+            case Ended(result) if not watch.steps_s:
                 watch.failed = f"cannot be trained: {result.reason or 'it ended at once'}"
         if all(map(enough, watches.values())):
             for name in watches:

@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpsearch.config import TrialConfig
 from hpsearch.data.batches import Batch
 from hpsearch.data.corruption import infilled_length
-from hpsearch.model.counting import FLOAT, activation_bytes, count, parameter_shapes, source_length, weight_bytes
+from hpsearch.model.counting import FLOAT, activation_bytes, count, parameter_shapes, source_length, update_flops, weight_bytes
 from hpsearch.model.losses import loss_terms
 from hpsearch.model.transformer import Transformer
+from hpsearch.training.optimizers import build_optimizers
 
 Tiny = Callable[..., TrialConfig]
 MakeBatch = Callable[..., Batch]
@@ -87,6 +88,18 @@ def test_flops_equal_those_that_torch_counts(config: TrialConfig, make_batch: Ma
     tokens = config.batch_size * config.context_length
     assert counts.forward_flops_per_token * tokens == pytest.approx(forward, rel=1e-12)
     assert counts.flops_per_token * tokens == pytest.approx(counter.get_total_flops(), rel=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_flops_of_an_update_equal_those_that_torch_counts(optimizer: str, config: TrialConfig) -> None:
+    config = config.model_copy(update={"optimizer": optimizer})
+    model = Transformer(config).train()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with FlopCounterMode(display=False) as counter:
+        for each in build_optimizers(model, config):
+            each.step()
+    assert update_flops(config) == counter.get_total_flops()
 
 
 def test_memory_is_what_autograd_keeps(config: TrialConfig, make_batch: MakeBatch) -> None:

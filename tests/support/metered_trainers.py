@@ -18,16 +18,22 @@ def checkpoint_bytes(config: TrialConfig) -> int:
     return 12 * count(config).num_parameters
 
 
-def metered(task: TrialTask) -> Run:
-    """Says that each step takes `step_seconds`."""
+def metered(task: TrialTask, hiccup: float = 1.0) -> Run:
+    """Says that each step takes `step_seconds`, every fourth `hiccup` times that."""
     config = TrialConfig.build(task.config)
     for iteration in range(1, config.max_iters + 1):
-        speed = config.batch_size * config.context_length / step_seconds(config)
+        took_s = step_seconds(config) * (hiccup if iteration % 4 == 0 else 1.0)
+        speed = config.batch_size * config.context_length / took_s
         if (yield Progress(iteration, 1.0, 1e-3, speed)) is Answer.STOP:
             return TrainResult(Outcome.STOPPED, iteration)
     yield point(1, 1.0, iteration=config.max_iters)
     yield CheckpointSaved(config.max_iters, "none", "0" * 64, checkpoint_bytes(config))
     return TrainResult(Outcome.COMPLETE, config.max_iters, peak_memory=1_000_000 * config.num_layers)
+
+
+def metered_with_hiccups(task: TrialTask) -> Run:
+    """The same, but every fourth step takes twenty times as long."""
+    return (yield from metered(task, hiccup=20.0))
 
 
 def large_ones_need_memory(task: TrialTask) -> Run:
