@@ -16,11 +16,9 @@ from hpsearch.objectives import OBJECTIVES
 from hpsearch.search.auto import START_UP
 from hpsearch.search.samplers import LEARNERS
 
-PER_CHOICE = 2
-"""Trials before one that count as one configuration to have chosen from. The mean cost of the trials of benchmarks/search.jsonl
-and of the README's first command, third by third, is about what two give (benchmarks/RESULTS.md)."""
 CRITICAL_TOKENS = 2000
-"""Tokens of a step that make a million tokens worth half of what they are worth in small steps; by the same studies."""
+"""Tokens of a step that make a million tokens worth half of what they are worth in small steps. With it the mean steps of a
+trial are about those of the searches of benchmarks/search.jsonl and of the README's first command (benchmarks/RESULTS.md)."""
 
 
 def drifts(sampler: str, objectives: Sequence[str]) -> bool:
@@ -45,11 +43,11 @@ def likely_loss(config: TrialConfig) -> float:
 def course(ranked: Sequence[int], trials: int, random: Random, *, drifting: bool) -> list[int]:
     """For each of `trials` trials, which configuration it is like: the baseline (0), then one of `ranked`, best first.
 
-    A drifting search's trials after its first ones are each like the best of so many random ones, of more and more.
+    After a drifting search's first trials the nth is like the best of n random ones.
     """
     order = [0]
     for number in range(1, trials):
-        choices = max(1, number // PER_CHOICE) if drifting and number >= START_UP else 1
+        choices = number if drifting and number >= START_UP else 1
         # The least of so many uniform numbers, at once.
         least = 1 - math.pow(1 - random.random(), 1 / choices)
         order.append(ranked[int(least * len(ranked))] if ranked else 0)

@@ -31,7 +31,7 @@ from hpsearch.space.parameters import Searched, Setting, Settings
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 
-DRAWS = 48
+DRAWS = 400
 """Configurations that stand for the space."""
 TRIES = 20 * DRAWS
 
@@ -142,21 +142,33 @@ def held_out_tokens(corpus: Corpus) -> Callable[[TrialConfig], int]:
     return lambda config: tokens(config.eval_iters)
 
 
-def choose_shapes(configs: Sequence[TrialConfig], most: int) -> list[TrialConfig]:
-    """The baseline (the first one), the cheapest and the dearest step of `configs`, and evenly between them, `most` in all; of
-    those that cost the same by all that the model knows, one. All have the baseline's optimizer: only sizes tell them
-    apart."""
-    ordered = sorted((config for config in configs if config.optimizer == configs[0].optimizer), key=_step_flops)
-    chosen = {_shape(configs[0]): configs[0]}
-    for index in range(most - 1):
-        between = ordered[round((len(ordered) - 1) * index / max(1, most - 2))]
-        chosen.setdefault(_shape(between), between)
-    return list(chosen.values())
+SIZES = (
+    *("architecture", "num_layers", "num_encoder_layers", "num_decoder_layers", "d_model", "d_ff", "num_heads", "num_groups"),
+    *("embedding_dim", "tie_embeddings", "vocab_size", "context_length", "max_position_embeddings", "batch_size"),
+)
+"""What tells shapes apart; another learning rate costs the same."""
+NO_DROPOUT = dict.fromkeys(("dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
 
 
-def _shape(config: TrialConfig) -> tuple[Any, ...]:
-    """What a step's seconds depend on: another learning rate is no other shape."""
-    return *_features(config), config.dropout > 0
+def choose_shapes(configs: Sequence[TrialConfig], most: int, *, drifting: bool = False) -> list[TrialConfig]:
+    """The baseline (the first one), of a drifting search what it is likely to go to, and from the cheapest to the dearest step
+    of `configs` (or the cheapest alone), `most` in all; of those that cost the same by all that the model knows, one.
+
+    All are the baseline in other sizes: a fit through a few of them would take what its optimizer or its dropout costs for a
+    matter of size.
+    """
+    ordered = sorted(configs, key=_step_flops)
+    others = most - 1 - drifting
+    parts = [index / max(1, others - 1) for index in range(others)]
+    between = [ordered[round((len(ordered) - 1) * part)] for part in parts]
+    # Where no token is seen twice, dropout only costs, and a search finds that out.
+    likely = [min(configs, key=likely_loss).model_copy(update=NO_DROPOUT)] if drifting else []
+    chosen: dict[tuple[float, ...], TrialConfig] = {}
+    for config in (configs[0], *likely, *between):
+        sizes = {name: getattr(config, name) for name in SIZES}
+        shape = configs[0].model_copy(update=sizes | (NO_DROPOUT if config in likely else {}))
+        chosen.setdefault(_features(shape), shape)
+    return list(chosen.values())[:most]
 
 
 def forecast(
@@ -174,7 +186,8 @@ def forecast(
     Raises BadInput when none of them can be trained.
     """
     slots = len(executor.idle())
-    found = measure(bench, executor, choose_shapes(configs, effort.shapes), effort.enough_s)
+    drifting = drifts(sampler, bench.space.objectives)
+    found = measure(bench, executor, choose_shapes(configs, effort.shapes, drifting=drifting), effort.enough_s)
     if not found:
         raise bench.space.document.place.error("neither the baseline (the priors) nor another configuration can be trained")
     ask_s = ASK_S + (MODEL_S + MODEL_EACH_S * len(bench.space.searched) if sampler in MODELLERS else 0.0)
@@ -182,7 +195,7 @@ def forecast(
     rungs = bench.space.budget.evaluations
     costs = [model.trial(config) for config in configs]
     ranked = sorted(range(1, len(configs)), key=lambda index: likely_loss(configs[index]))
-    random, drifting = Random(0), drifts(sampler, bench.space.objectives)
+    random = Random(0)
     studies = [
         [costs[index] for index in course(ranked, trials, random, drifting=drifting)]
         for _ in range(max(COURSES, SIMULATED // trials))

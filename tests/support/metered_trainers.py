@@ -32,8 +32,8 @@ def metered(task: TrialTask, hiccup: float = 1.0) -> Run:
 
 
 def metered_with_hiccups(task: TrialTask) -> Run:
-    """The same, but every fourth step takes twenty times as long."""
-    return (yield from metered(task, hiccup=20.0))
+    """The same, but every fourth step takes three times as long."""
+    return (yield from metered(task, hiccup=3.0))
 
 
 def large_ones_need_memory(task: TrialTask) -> Run:
