@@ -64,7 +64,7 @@ def effort_for(study_s: float) -> Effort:
     """What a study of about so many seconds is worth: a small part of its time."""
     if study_s < 60:
         return Effort(2)
-    return Effort(3, 1.0) if study_s < 300 else THOROUGH
+    return Effort(4, 1.0) if study_s < 300 else THOROUGH
 
 
 Make = Callable[[Mapping[str, Any]], TrialConfig]
@@ -152,7 +152,7 @@ NO_DROPOUT = dict.fromkeys(("dropout", "hidden_dropout_prob", "attention_probs_d
 
 def choose_shapes(configs: Sequence[TrialConfig], most: int, *, drifting: bool = False) -> list[TrialConfig]:
     """The baseline (the first one), of a drifting search what it is likely to go to, and from the cheapest to the dearest step
-    of `configs` (or the cheapest alone), `most` in all; of those that cost the same by all that the model knows, one.
+    of `configs`, `most` in all; of those that cost the same by all that the model knows, one.
 
     All are the baseline in other sizes: a fit through a few of them would take what its optimizer or its dropout costs for a
     matter of size.
