@@ -190,8 +190,8 @@ def forecast(
     found = measure(bench, executor, choose_shapes(configs, effort.shapes, drifting=drifting), effort.enough_s)
     if not found:
         raise bench.space.document.place.error("neither the baseline (the priors) nor another configuration can be trained")
-    ask_s = ASK_S + (MODEL_S + MODEL_EACH_S * len(bench.space.searched) if sampler in MODELLERS else 0.0)
-    model = _CostModel(found, held_out_tokens(corpus), ask_s)
+    model_s = MODEL_S + MODEL_EACH_S * len(bench.space.searched) if sampler in MODELLERS else 0.0
+    model = _CostModel(found, held_out_tokens(corpus), model_s, slots)
     rungs = bench.space.budget.evaluations
     costs = [model.trial(config) for config in configs]
     ranked = sorted(range(1, len(configs)), key=lambda index: likely_loss(configs[index]))
@@ -220,8 +220,10 @@ def _makespan(seconds: Sequence[float], slots: int) -> float:
 class _CostModel:
     """Seconds of any trial, through the shapes that were measured."""
 
-    def __init__(self, measured: Sequence[Measured], held_out: Callable[[TrialConfig], int], ask_s: float) -> None:
-        self._held_out, self._ask_s = held_out, ask_s
+    def __init__(
+        self, measured: Sequence[Measured], held_out: Callable[[TrialConfig], int], model_s: float, slots: int
+    ) -> None:
+        self._held_out, self._model_s, self._slots = held_out, model_s, slots
         self._step = _fit([_features(each.config) for each in measured], [each.step_s for each in measured])
         self._evaluation = _fit([self._read(each.config) for each in measured], [each.evaluation_s for each in measured])
         self._checkpoint = _fit(
@@ -239,7 +241,9 @@ class _CostModel:
         checkpoint = float(np.dot(self._checkpoint, (1.0, size)))
         rungs = max(1, round(config.max_iters / config.eval_interval))
         around = float(np.dot(self._around, (1.0, sum(stack_depths(config)))))
-        seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + self._ask_s
+        seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + ASK_S + self._model_s
+        # While the model is fitted, once in a trial of each slot, evaluations wait for their answer: half of that on average.
+        seconds += rungs * self._model_s / 2 * min(1.0, self._slots * self._model_s / seconds)
         # The best weights are kept beside the checkpoints.
         kept = size * min(config.max_save_num, rungs) + 4 * parameters
         return TrialCost(seconds, config.max_iters * _step_tokens(config), trial_flops(config), kept)

@@ -213,7 +213,9 @@ def test_a_sampler_that_fits_a_model_takes_time_to_ask(priced: Priced) -> None:
             for sampler in ("auto", "random")
         )
     searched = len(priced.bench.space.searched)
-    assert by_model - at_random == pytest.approx(4 * (0.15 + 0.05 * searched), rel=0.05)
+    fitting_s = 0.15 + 0.05 * searched
+    # Trials here take so long that hardly an evaluation has to wait.
+    assert by_model - at_random == pytest.approx(4 * fitting_s, rel=0.05)
 
 
 def test_the_last_trials_do_not_fill_all_slots() -> None:
