@@ -18,8 +18,6 @@ from hpsearch.errors import BadInput
 if TYPE_CHECKING:
     from hpsearch.search.forecast import Forecast, TrialCost
 
-"""Seconds of steps for each shape."""
-
 
 @app.command()
 def price(

@@ -147,7 +147,7 @@ def weight_bytes(config: TrialConfig, shapes: dict[str, Shape]) -> int:
             case "lion":
                 return size
             case "muon":
-                return size if len(shape) == 2 and "blocks." in name else 2 * size
+                return size if _by_muon(name, shape) else 2 * size
             case "adafactor":
                 return sum(shape) if len(shape) == 2 else size
 
@@ -163,8 +163,13 @@ def update_flops(config: TrialConfig) -> int:
     """
     if config.optimizer != "muon":
         return 0
-    matrices = [shape for name, shape in parameter_shapes(config).items() if len(shape) == 2 and "blocks." in name]
+    matrices = [shape for name, shape in parameter_shapes(config).items() if _by_muon(name, shape)]
     return sum(5 * (4 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3) for shape in matrices)
+
+
+def _by_muon(name: str, shape: Shape) -> bool:
+    """Whether Muon updates it: the matrices of the blocks, as in `training.optimizers`."""
+    return len(shape) == 2 and "blocks." in name
 
 
 def stack_depths(config: TrialConfig) -> tuple[int, int]:

@@ -157,18 +157,20 @@ def choose_shapes(configs: Sequence[TrialConfig], most: int, *, drifting: bool =
     All are the baseline in other sizes: a fit through a few of them would take what its optimizer or its dropout costs for a
     matter of size.
     """
-    ordered = sorted(configs, key=_step_flops)
-    others = most - 1 - drifting
-    parts = [index / max(1, others - 1) for index in range(others)]
-    between = [ordered[round((len(ordered) - 1) * part)] for part in parts]
-    # Where no token is seen twice, dropout only costs, and a search finds that out.
-    likely = [min(configs, key=likely_loss).model_copy(update=NO_DROPOUT)] if drifting else []
+
+    def resized(config: TrialConfig) -> TrialConfig:
+        return configs[0].model_copy(update={name: getattr(config, name) for name in SIZES})
+
+    shapes = [configs[0]]
+    if drifting:  # Where no token is seen twice, dropout only costs, and a search finds that out.
+        shapes.append(resized(min(configs, key=likely_loss)).model_copy(update=NO_DROPOUT))
+    ordered, others = sorted(configs, key=_step_flops), most - len(shapes)
+    for index in range(others):
+        shapes.append(resized(ordered[round((len(ordered) - 1) * index / max(1, others - 1))]))
     chosen: dict[tuple[float, ...], TrialConfig] = {}
-    for config in (configs[0], *likely, *between):
-        sizes = {name: getattr(config, name) for name in SIZES}
-        shape = configs[0].model_copy(update=sizes | (NO_DROPOUT if config in likely else {}))
+    for shape in shapes[:most]:
         chosen.setdefault(_features(shape), shape)
-    return list(chosen.values())[:most]
+    return list(chosen.values())
 
 
 def forecast(

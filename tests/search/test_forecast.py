@@ -26,6 +26,7 @@ from hpsearch.search.forecast import (
     THOROUGH,
     Effort,
     Forecast,
+    _CostModel,
     _fit,
     _makespan,
     choose_shapes,
@@ -35,7 +36,7 @@ from hpsearch.search.forecast import (
     forecast,
     note,
 )
-from hpsearch.search.measuring import Bench, measure, measure_speed
+from hpsearch.search.measuring import Bench, Measured, measure, measure_speed
 from hpsearch.search.proposals import candidate
 from hpsearch.search.study import check, new_budget
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
@@ -216,6 +217,20 @@ def test_a_sampler_that_fits_a_model_takes_time_to_ask(priced: Priced) -> None:
     fitting_s = 0.15 + 0.05 * searched
     # Trials here take so long that hardly an evaluation has to wait.
     assert by_model - at_random == pytest.approx(4 * fitting_s, rel=0.05)
+
+
+def test_evaluations_wait_while_the_model_is_fitted(priced: Priced) -> None:
+    measured = [Measured(priced.baseline, step_s=0.01, evaluation_s=0.1, checkpoint_s=0.01, checkpoint_bytes=1000)]
+    short = priced.baseline.model_copy(update={"max_iters": 5, "eval_interval": 1})
+
+    def more_s(slots: int, config: TrialConfig) -> float:
+        with_model, without = (_CostModel(measured, lambda _: 1, model_s, slots).trial(config) for model_s in (0.5, 0.0))
+        return with_model.seconds - without.seconds - 0.5
+
+    # A trial of about 1.5 s: in four slots one is asked for all the time, and each of five evaluations waits half of 0.5 s.
+    assert more_s(4, short) == pytest.approx(5 * 0.25)
+    assert 0 < more_s(1, short) < 0.5 * more_s(4, short)
+    assert more_s(4, priced.baseline) < 0.2, "a long trial hardly meets one"
 
 
 def test_the_last_trials_do_not_fill_all_slots() -> None:
