@@ -98,13 +98,16 @@ class Limits:
         flops, seconds = spent.flops, spent.seconds
         for record in unfinished:
             flops, seconds = flops + record.flops, seconds + record.seconds
+        wall_s = spent.wall_s + time.monotonic() - spent.began
+        # Trials cost more of the clock than they train: evaluations, checkpoints, the sampler's part.
+        pace = max(1.0, wall_s * self.slots / seconds) if seconds else 1.0
         whole = max(1, spent.whole)
         kept = Cost(
             self.retrainings * spent.whole_flops / whole,
             self.retrainings * spent.whole_seconds / whole,
-            math.ceil(self.retrainings / self.slots) * spent.whole_seconds / whole,
+            math.ceil(self.retrainings / self.slots) * spent.whole_seconds / whole * pace,
         )
-        return self.reached_by(Cost(flops, seconds, spent.wall_s + time.monotonic() - spent.began), kept)
+        return self.reached_by(Cost(flops, seconds, wall_s), kept)
 
     def reached_by(self, cost: Cost, kept: Cost | None = None) -> Reached | None:
         """The limit that a cost in all has reached. kept: what is not to be spent yet."""

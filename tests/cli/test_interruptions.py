@@ -26,7 +26,8 @@ def slow(cli: Cli) -> Cli:
 
 
 def test_a_time_limit_pauses_the_study(slow: Cli) -> None:
-    done = slow.run(*RUN, "1000", "--timeout", "2", "--confirm")
+    # Longer trials than the limit: none is whole, so there is nothing to keep time for, and nothing to confirm.
+    done = slow.run(*RUN, "1000", "--budget", "tokens=5e6", "--timeout", "2", "--confirm")
     assert done.returncode == 0
     assert "the time limit was reached; it goes on with a larger --timeout, or without it" in done.stderr
     assert "then up to 20 retrainings to confirm, about " in done.stderr
@@ -70,6 +71,13 @@ def test_a_search_leaves_its_confirmation_what_as_many_whole_trials_have_cost(op
     assert limits.reached(before, ()) is not None
     fresh = Spent(wall_s=2400, flops=4e11, seconds=3500, whole=1, whole_flops=1e15, whole_seconds=1e6)
     assert limits.reached(fresh, ()) is None, "half of it is the search's in any case"
+
+
+def test_what_is_left_of_the_clock_counts_what_trials_take_beside_their_training() -> None:
+    limits = Limits(timeout_s=5000, retrainings=5, slots=2)
+    spent = Spent(wall_s=4000, seconds=2000, whole=4, whole_seconds=400)  # Slots trained for a quarter of the time.
+    assert limits.reached(spent, ()) is not None, "three turns of 400 s would not end in time"
+    assert limits.reached(replace(spent, seconds=8000), ()) is None
 
 
 def test_limits_hold_for_a_search_and_its_confirmation_together(cli: Cli) -> None:
