@@ -6,7 +6,6 @@ goes on. The one exception is an outage of the database: then evaluations are an
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -14,14 +13,12 @@ from dataclasses import dataclass, replace
 from hpsearch.errors import BadInput, StorageUnreachable, StudyGone
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
 from hpsearch.search import outcomes
-from hpsearch.search.auto import evidence
-from hpsearch.search.fronts import no_dearer
-from hpsearch.search.gain import IN_A_ROW, not_worth_it
 from hpsearch.search.judging import Judge
 from hpsearch.search.lease import RENEW_S, SILENCE_S
 from hpsearch.search.ledger import Ledger
-from hpsearch.search.limits import Limits, Spent
+from hpsearch.search.limits import Limits
 from hpsearch.search.scheduling import make_scheduler
+from hpsearch.search.standing import Standing
 from hpsearch.search.study import LEASE_S, Study
 from hpsearch.search.watcher import Watcher
 from hpsearch.space.canonical import to_yaml
@@ -75,7 +72,7 @@ class Coordinator:
         self._limits, self._step_limit_s = limits or Limits(), step_limit_s
         self._ledger = Ledger(study, owner)
         self._judge = Judge(study, self._ledger, make_scheduler(study.record.scheduler, study.record.budget.evaluations))
-        self._spent = Spent()
+        self._standing = Standing(study, self._limits)
         self._active: dict[int, _Active] = {}
         self._inbox: deque[SlotMessage] = deque()
         """What slots said and was not yet acted on: more than nothing only through an outage."""
@@ -83,19 +80,11 @@ class Coordinator:
         """Trials of an earlier coordinator, or of a slot that died, that go on before new ones start."""
         self._aside: dict[int, TrialRecord] = {}
         """Trials that the scheduler has paused."""
-        self._best: TrialRecord | None = None
-        self._front: list[tuple[float, ...]] = []
-        """What no other complete trial is as good as, in all objectives; with one of them, the best value."""
         self._paused = 0
         """Trials that were left for a later coordinator."""
         self._stopping = ""
         """Why no trial starts any more and those that run pause; empty while they do not."""
         self._asked_to_pause_at: float | None = None
-        self._enough = ""
-        """Why no new trial is worth it; those that run end."""
-        self._enough_before = 0
-        """Trials that had ended when that was said and a larger total was asked for nevertheless: it is judged anew."""
-        self._asked_at = 0
         self._renewed = self._looked = time.monotonic()
         self._bad_input = ""
         """What is wrong with all trials at once, as a slot found it."""
@@ -160,16 +149,17 @@ class Coordinator:
             self._end(replace(record, state=TrialState.PRUNED, reason=release.reason))
         asked = self._ledger.asked
         grid = asked < self._study.record.trials_target
-        reason = self._enough or (f"all {asked} configurations of the grid were tried" if grid else f"{asked} trials are done")
-        if self._enough:
-            self._ledger.note_enough(self._spent.ended)
+        enough = self._standing.enough
+        reason = enough or (f"all {asked} configurations of the grid were tried" if grid else f"{asked} trials are done")
+        if enough:
+            self._ledger.note_enough(self._standing.spent.ended)
         self._ledger.finish(reason)
         return reason
 
     # What there is to do
 
     def _nothing_left(self) -> bool:
-        return not self._waiting and (bool(self._enough) or self._ledger.asked >= self._study.total)
+        return not self._waiting and (bool(self._standing.enough) or self._ledger.asked >= self._study.total)
 
     def _fill(self) -> None:
         for slot in self._executor.idle():
@@ -200,8 +190,8 @@ class Coordinator:
             record = self._ledger.ask()
             if not record.state.ended:
                 return record
-            self._count(record)
-            self._watcher.ended(record, self._best)
+            self._standing.count(record)
+            self._watcher.ended(record, self._standing.best)
         return None
 
     def _start(self, record: TrialRecord, slot: SlotInfo) -> None:
@@ -260,21 +250,11 @@ class Coordinator:
 
     def _look_at_limits(self) -> None:
         running = [*(active.record for active in self._active.values()), *self._waiting, *self._aside.values()]
-        if not self._stopping and (reached := self._limits.reached(self._spent, running)):
+        if not self._stopping and (reached := self._limits.reached(self._standing.spent, running)):
             self.limit = reached.option
             self.stop(reached.reason)
-        if not self._enough and (reason := self._limits.patience_over(self._spent) or self._gain_over()):
-            self._enough = reason
+        if reason := self._standing.enough_now():
             self._watcher.note(f"{reason}: no new trial starts")
-
-    def _gain_over(self) -> str:
-        """Why no new trial is worth it by what is expected of it; asked once after each end or pause."""
-        limit, spent = self._limits.min_gain, self._spent
-        asked_anew = spent.judged > self._asked_at and spent.ended >= self._enough_before + IN_A_ROW
-        if limit is None or self._best is None or not asked_anew:
-            return ""
-        self._asked_at = spent.judged
-        return not_worth_it(evidence(self._study.optuna, None), self._study.space, limit)
 
     def _look_at_requests(self) -> None:
         """What people ask at other terminals."""
@@ -380,8 +360,8 @@ class Coordinator:
         if record.number in self._judge.paused:
             self._leave(record, active.left("paused", record.reason))
             self._aside[record.number] = record
-            self._spent.set_aside(record.number)
-            self._watcher.ended(record, self._best)
+            self._standing.spent.set_aside(record.number)
+            self._watcher.ended(record, self._standing.best)
         elif self._stopping:
             self._pause(active, self._stopping)
         else:  # Promoted while it was on its way to the pause.
@@ -451,25 +431,15 @@ class Coordinator:
         record = replace(active.record, state=TrialState.PAUSED, reason=reason)
         self._leave(record, active.left("paused", reason))
         self._paused += 1
-        self._watcher.ended(record, self._best)
+        self._watcher.ended(record, self._standing.best)
 
     def _end(self, record: TrialRecord, attempt: AttemptRecord | None = None) -> None:
         """The trial is over."""
         self._active.pop(record.number, None)
         self._ledger.end(record, attempt)
         self._judge.ended(record.number)
-        self._count(record)
-        self._watcher.ended(record, self._best)
-
-    def _count(self, record: TrialRecord) -> None:
-        """Remember the best complete trial, of equal ones the first, and what the study has cost."""
-        values = record.values if record.state is TrialState.COMPLETE and record.feasible else None
-        better = values is not None and math.isfinite(sum(values)) and not any(no_dearer(each, values) for each in self._front)
-        if values is not None and better:
-            self._front = [*(each for each in self._front if not no_dearer(values, each)), values]
-            if self._best is None or self._best.values is None or values[0] < self._best.values[0]:
-                self._best = record
-        self._spent.add(record, better=better)
+        self._standing.count(record)
+        self._watcher.ended(record, self._standing.best)
 
     # After a crash
 
@@ -477,26 +447,16 @@ class Coordinator:
         """Queue what an earlier coordinator left unfinished."""
         found = self._ledger.recover()
         self._judge.restore(found.points, found.decisions, found.ended, found.unfinished)
-        self._enough_before = self._ledger.enough_before()
-        best_at = 0.0
-        for record in found.ended:
-            self._count(record)
-            if not self._spent.worse:
-                best_at = record.ended_at or 0.0
-            if self._spent.ended == self._enough_before:
-                self._spent.worse.clear()
-        paused_at = {decision.trial_number: decision.at for decision in found.decisions if decision.action == "pause"}
         for record in found.unfinished:
             if record.number in self._judge.paused:
                 self._aside[record.number] = record
-                if paused_at.get(record.number, 0.0) > best_at:
-                    self._spent.set_aside(record.number)
             else:
                 self._waiting.append(record)
+        self._standing.restore(found, self._aside, self._ledger.enough_before())
         requests = self._study.store.requests(self._study.record.id)
         stale = [request for request in requests if request.kind == "stop"]  # Meant for the coordinator before this one.
         self._study.store.forget_requests(self._study.record.id, stale, token=self._owner.token)
-        self._spent.wall_s = self._study.store.worked_s(self._study.record.id)
+        self._standing.spent.wall_s = self._study.store.worked_s(self._study.record.id)
 
     # While the database is away
 
