@@ -23,6 +23,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.search.encoding import Encoding
+from hpsearch.search.gaussian import gaussian_process
 from hpsearch.space.auto import Law
 from hpsearch.space.baseline import prior_value
 from hpsearch.space.parameters import Choices, Confidence, Range, Searched, Setting
@@ -202,7 +203,7 @@ class AutoSampler(samplers.BaseSampler):
         """A fresh one for each proposal: it must not depend on what was proposed before a resumption."""
         seed = self._random.getrandbits(32)
         if name == "gp":
-            return samplers.GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+            return gaussian_process(len(self._space.searched), seed)
         # Only group=True keeps modelling parameters that some trials do not have.
         return samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, group=self._conditional)
 
