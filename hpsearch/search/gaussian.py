@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna import samplers
 
-FEW = 2
+FEW = 8
 """Parameters up to which Optuna's prior stays as it is. Chosen on searches of the `lm` space (benchmarks/RESULTS.md)."""
 
 

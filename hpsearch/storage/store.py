@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, Text, and_, case, cast, delete, func, insert, null, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hpsearch.errors import BadInput, StudyGone, did_you_mean
@@ -301,7 +301,10 @@ class Store:
         """The study's trials by number, with what is counted, ranked and added up of them; all else is empty."""
         names = ("number", "state", "proposed_by", "values", "tokens", "flops", "seconds", "reason", "constraints")
         left_out: dict[str, Any] = {"params": {}, "config": {}}
-        statement = select(*(trials.c[name] for name in names)).where(trials.c.study_id == study_id).order_by(trials.c.number)
+        # Decoding an empty object for each of thousands of trials takes a tenth of a second.
+        some = case((cast(trials.c.constraints, Text) == "{}", null()), else_=trials.c.constraints).label("constraints")
+        columns = (some if name == "constraints" else trials.c[name] for name in names)
+        statement = select(*columns).where(trials.c.study_id == study_id).order_by(trials.c.number)
         rows = self._database.read(lambda connection: connection.execute(statement).all())
         return [TrialRecord(**dict(zip(names, row, strict=True)), **left_out) for row in rows]
 
