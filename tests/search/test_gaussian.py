@@ -34,7 +34,7 @@ def error(sampler: optuna.samplers.GPSampler, parameters: int) -> float:
 
 
 def test_of_many_parameters_it_knows_more_than_optunas_own() -> None:
-    assert error(gaussian_process(MANY, seed=0), MANY) < 0.8 * error(optuna.samplers.GPSampler(seed=0), MANY)
+    assert error(gaussian_process(MANY, seed=0), MANY) < 0.9 * error(optuna.samplers.GPSampler(seed=0), MANY)
 
 
 def test_of_few_parameters_it_is_optunas_own() -> None:
