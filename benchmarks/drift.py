@@ -40,12 +40,12 @@ def main() -> None:
         run = json.loads(line)
         trials = [trial for _, trial in sorted(run["trials"].items(), key=lambda item: int(item[0]))]
         found[run["system"]].append(thirds([model.candidate(trial["proposal"], budget).max_iters for trial in trials]))
-    configs = draw_configs(space, lambda proposal: model.candidate(proposal, budget))
-    ranked = sorted(range(1, len(configs)), key=lambda index: likely_loss(configs[index]))
     random = Random(0)
-    for name, drifting in (("forecast, random", False), ("forecast, learning", True)):
+    for name, sampler in (("forecast, random", "random"), ("forecast, learning", "auto")):
+        configs = draw_configs(space, lambda proposal: model.candidate(proposal, budget), sampler=sampler)
+        ranked = sorted(range(1, len(configs)), key=lambda index: likely_loss(configs[index]))
         for _ in range(200):
-            order = course(ranked, TRIALS, random, drifting=drifting)
+            order = course(ranked, TRIALS, random, drifting=sampler == "auto")
             found[name].append(thirds([configs[index].max_iters for index in order]))
     print(f"{'':28} mean  first  second  third")
     for name, runs in found.items():

@@ -270,7 +270,9 @@ def announce(
         return
     noted = record.extras.get("forecast", {})
     if (noted.get("trials"), noted.get("slots")) != (study.total, slots):
-        configs = draw_configs(study.space, lambda proposal: checked.workload.candidate(proposal, study.record.budget))
+        configs = draw_configs(
+            study.space, lambda proposal: checked.workload.candidate(proposal, study.record.budget), sampler=record.sampler
+        )
         rate = study.record.budget.flops_per_s
         study_s = study.total * trial_flops(configs[0]) / rate / slots if rate else math.inf
         effort = effort_for(study_s)

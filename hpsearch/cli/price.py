@@ -74,8 +74,9 @@ def price(
             if chosen.budget.kind == "device_seconds":
                 speed = measure_speed(bench, executor, checked.baseline)
             record = new_budget(request, speed)
-            configs = draw_configs(chosen, lambda proposal: checked.workload.candidate(proposal, record))
-            found = forecast(bench, executor, configs, trials, checked.corpus, sampler=DEFAULT_SAMPLER)
+            sampler = DEFAULT_SAMPLER
+            configs = draw_configs(chosen, lambda proposal: checked.workload.candidate(proposal, record), sampler=sampler)
+            found = forecast(bench, executor, configs, trials, checked.corpus, sampler=sampler)
     if as_json:
         print_json(forecast_dict(found))
     else:

@@ -6,19 +6,27 @@ nothing else: a loss that they say is not shown, and no trial is chosen by it.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from typing import Any
 
 from hpsearch.config import TrialConfig
+from hpsearch.errors import BadInput
 from hpsearch.model.counting import count
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.search.auto import START_UP
 from hpsearch.search.samplers import LEARNERS
+from hpsearch.space.parameters import Searched, Setting, Settings
+from hpsearch.space.space import SearchSpace
 
 CRITICAL_TOKENS = 2000
 """Tokens of a step that make a million tokens worth half of what they are worth in small steps. With it the mean steps of a
 trial are about those of the searches of benchmarks/search.jsonl and of the README's first command (benchmarks/RESULTS.md)."""
+
+PARTS = 8
+"""Values of a range that are compared, from its low to its high end."""
 
 
 def drifts(sampler: str, objectives: Sequence[str]) -> bool:
@@ -38,6 +46,34 @@ def likely_loss(config: TrialConfig) -> float:
     critical = CRITICAL_TOKENS * math.pow(tokens / 1e6, 0.462)
     worth = tokens / (1 + step_tokens / critical)
     return 482 / math.pow(count(config).non_embedding_parameters, 0.348) + 2085 / math.pow(worth, 0.366)
+
+
+def improved(
+    space: SearchSpace, make: Callable[[Mapping[str, Any]], TrialConfig], proposal: Settings, names: Sequence[str]
+) -> TrialConfig:
+    """The config of a proposal whose parameters of `names` are changed, one after another, for as long as laws like it better.
+
+    Draws of a large space hold none of its best corner, where a search that learns from one trial to the next soon is.
+    """
+    best, changed = make(proposal), True
+    while changed:
+        changed = False
+        for parameter in space.searched:
+            if parameter.name not in names:
+                continue
+            for value in {parameter.at(min(part / PARTS, 0.999999)): None for part in range(PARTS + 1)}:
+
+                def choose(
+                    other: Searched, _: Settings, name: str = parameter.name, value: Setting = value, given: Settings = proposal
+                ) -> Setting:
+                    return value if other.name == name else given.get(other.name, other.middle)
+
+                with contextlib.suppress(BadInput):  # A rule is broken, or the budget too small.
+                    changed_one = space.propose(choose)
+                    config = make(changed_one)
+                    if likely_loss(config) < likely_loss(best):
+                        proposal, best, changed = changed_one, config, True
+    return best
 
 
 def course(ranked: Sequence[int], trials: int, random: Random, *, drifting: bool) -> list[int]:

@@ -24,7 +24,7 @@ from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput
 from hpsearch.execution.protocol import Executor
 from hpsearch.model.counting import count, stack_depths, update_flops
-from hpsearch.search.drift import course, drifts, likely_loss
+from hpsearch.search.drift import course, drifts, improved, likely_loss
 from hpsearch.search.measuring import GLANCE_S, Bench, Measured, measure
 from hpsearch.search.samplers import MODELLERS
 from hpsearch.space.parameters import Searched, Setting, Settings
@@ -34,6 +34,8 @@ from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 DRAWS = 400
 """Configurations that stand for the space."""
 TRIES = 20 * DRAWS
+FOUND = 6
+"""Configurations beside them that a search finds which learns: the best of the draws, improved."""
 
 COURSES = 20
 """At least so many courses of a study are averaged, and as many as make SIMULATED trials."""
@@ -112,8 +114,9 @@ class Forecast:
         return [TrialCost(p * whole.seconds, p * whole.tokens, p * whole.flops, whole.disk_bytes) for p in parts]
 
 
-def draw_configs(space: SearchSpace, make: Make) -> list[TrialConfig]:
-    """The baseline, then random configurations that may be trials; always the same ones.
+def draw_configs(space: SearchSpace, make: Make, *, sampler: str) -> list[TrialConfig]:
+    """The baseline, random configurations that may be trials, and what a search that drifts makes of the best of them; always
+    the same ones.
 
     Vocabularies stay the baseline's: the others' tokenizers are not trained for a forecast.
     """
@@ -122,13 +125,17 @@ def draw_configs(space: SearchSpace, make: Make) -> list[TrialConfig]:
     def choose(parameter: Searched, _: Settings) -> Setting:
         return prior[parameter.name] if parameter.name == "vocab_size" else parameter.draw(random)
 
-    configs = [make(prior)]
+    drawn: list[tuple[Settings, TrialConfig]] = []
     for _ in range(TRIES if space.searched else 0):
         with contextlib.suppress(BadInput):
-            configs.append(make(space.propose(choose)))
-        if len(configs) > DRAWS:
+            proposal = space.propose(choose)
+            drawn.append((proposal, make(proposal)))
+        if len(drawn) >= DRAWS:
             break
-    return configs
+    best = sorted(drawn, key=lambda one: likely_loss(one[1]))[: FOUND if drifts(sampler, space.objectives) else 0]
+    sizes = [name for name in SIZES if name != "vocab_size"]
+    found = [improved(space, make, proposal, sizes) for proposal, _ in best]
+    return [make(prior), *(config for _, config in drawn), *found]
 
 
 def held_out_tokens(corpus: Corpus) -> Callable[[TrialConfig], int]:

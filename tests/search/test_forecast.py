@@ -22,6 +22,7 @@ from hpsearch.model.counting import count
 from hpsearch.search.drift import likely_loss
 from hpsearch.search.forecast import (
     DRAWS,
+    FOUND,
     SIZES,
     THOROUGH,
     Effort,
@@ -62,7 +63,7 @@ constraints: {num_parameters: {max: 90000}}
 class Priced:
     """A space with what a forecast of it needs."""
 
-    def __init__(self, toys: Toys, text: str = SPACE) -> None:
+    def __init__(self, toys: Toys, text: str = SPACE, sampler: str = "random") -> None:
         request = toys.request(text=text)
         checked = check(request)
         corpora: dict[int, Corpus] = {checked.baseline.vocab_size: checked.corpus}
@@ -70,7 +71,9 @@ class Priced:
         self.bench = Bench(request.space, toys.cache_dir, ("cpu",), 1, checked.corpus.data_fingerprint)
         self.corpus, self.baseline = checked.corpus, checked.baseline
         self.configs = draw_configs(
-            request.space, lambda proposal: candidate(request.space, proposal, budget, toys.cache_dir, corpora)
+            request.space,
+            lambda proposal: candidate(request.space, proposal, budget, toys.cache_dir, corpora),
+            sampler=sampler,
         )
 
     def forecast(
@@ -99,6 +102,18 @@ def test_the_space_is_stood_for_by_the_baseline_and_draws_that_may_be_trials(pri
         assert count(config).num_parameters <= 90_000
         assert config.max_iters * config.batch_size * 16 == pytest.approx(1e6, rel=0.01)
     assert Priced(toys).configs == priced.configs
+
+
+def test_where_a_search_learns_the_best_draws_are_improved_within_the_rules(priced: Priced, toys: Toys) -> None:
+    learning = Priced(toys, sampler="auto").configs
+    assert learning[: DRAWS + 1] == priced.configs
+    found = learning[DRAWS + 1 :]
+    assert len(found) == FOUND
+    assert max(map(likely_loss, found)) <= min(map(likely_loss, priced.configs)), "the best draw is where the others come from"
+    for config in found:
+        assert config.d_model % config.num_heads == 0
+        assert count(config).num_parameters <= 90_000
+        assert config.max_iters * config.batch_size * 16 == pytest.approx(1e6, rel=0.01)
 
 
 def test_the_shapes_are_the_baseline_the_cheapest_and_the_dearest(priced: Priced) -> None:
