@@ -2,7 +2,8 @@
 
 After the prior's centre (trial 0) the first trials are drawn around it, mixed with draws from the whole space; then a model
 proposes: a Gaussian process while the trials are few and there is one objective, else TPE. Some draws around the prior and
-from the whole space stay in, so that neither a misleading prior nor a misled model can hold the search.
+from the whole space stay in, so that neither a misleading prior nor a misled model can hold the search; where parameters are
+many, so do mutations of the best.
 
 Everything follows from the study's trials and its seed: a resumed study goes on as it would have.
 """
@@ -23,7 +24,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.search.encoding import Encoding
-from hpsearch.search.gaussian import gaussian_process
+from hpsearch.search.gaussian import FEW, gaussian_process
 from hpsearch.space.auto import Law
 from hpsearch.space.baseline import prior_value
 from hpsearch.space.parameters import Choices, Confidence, Range, Searched, Setting
@@ -52,6 +53,9 @@ STAY: dict[Confidence, float] = {"low": 0.4, "medium": 0.6, "high": 0.8}
 """Probability that a draw around a prior takes the prior's choice itself."""
 LATER_NEAR, LATER_WIDE = 0.2, 0.1
 """Shares once a model proposes: around the prior, falling as one over the trials, and from the whole space."""
+MUTATED, MUTATIONS = 0.3, (1, 8)
+"""Share of the best configuration with a few of its values drawn anew, in a space of very many parameters, and how few. A model
+there takes for good whatever the first good ones had in common; random draws are too bad to tell otherwise, these are not."""
 GP_LIMIT = 200
 """Trials up to which the Gaussian process proposes."""
 GP_TRIALS = 150
@@ -125,8 +129,14 @@ class AutoSampler(samplers.BaseSampler):
                 return modelled
             self.source = "wide"
         tried = [other.params for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        best = self._a_best(study, trial) if self.source == "mutation" else {}
         for _ in range(TRIES):
-            proposal = self._space.propose(self._near if self.source == "near-prior" else self._anywhere)
+            if best:
+                anew = self._random.sample(sorted(best), min(len(best), self._random.randint(*MUTATIONS)))
+                kept = {name: value for name, value in best.items() if name not in anew}
+                proposal = self._space.propose(functools.partial(self._mutated, kept))
+            else:
+                proposal = self._space.propose(self._near if self.source == "near-prior" else self._anywhere)
             if proposal not in tried:
                 break
         return proposal
@@ -158,7 +168,10 @@ class AutoSampler(samplers.BaseSampler):
         if chance < LATER_WIDE:
             return "wide"
         near = LATER_NEAR * START_UP / told * (self._wide < 1)
-        return "near-prior" if chance < LATER_WIDE + near else "model"
+        if chance < LATER_WIDE + near:
+            return "near-prior"
+        mutated = MUTATED * max(0.0, 1 - FEW / max(1, len(self._space.searched)))
+        return "mutation" if chance < LATER_WIDE + near + mutated else "model"
 
     # Draws without a model
 
@@ -174,6 +187,20 @@ class AutoSampler(samplers.BaseSampler):
         if parameter.confidence is None:
             return parameter.draw(self._random)
         return near(parameter, prior_value(self._space, parameter, settings, self._law), self._random)
+
+    def _a_best(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        """The parameters of the trial that is best by one of the objectives; none while nothing is known of any."""
+        seen = evidence(study, trial, self._final_value, self._knowledge)
+        index = self._random.randrange(len(study.directions))
+        told = [each for each in seen if each.state is TrialState.COMPLETE]
+        return min(told, key=lambda each: each.values[index]).params if told else {}
+
+    def _mutated(self, kept: Mapping[str, Any], parameter: Searched, settings: dict[str, Setting]) -> Setting:
+        if parameter.name in kept:
+            value: Setting = kept[parameter.name]
+            return value
+        around = self._wide < 1 and self._random.random() < 0.5
+        return self._near(parameter, settings) if around else parameter.draw(self._random)
 
     # A model of what the trials showed
 

@@ -55,8 +55,8 @@ RANDOM_DRAWS = 20_000
 
 
 PROPOSED_BY = "hpsearch:proposed_by"
-"""System attribute of Optuna's trial that says what proposed it: `prior`, `earlier`, `near-prior`, `wide`, `gp`, `tpe`, or the
-plain sampler's name."""
+"""System attribute of Optuna's trial that says what proposed it: `prior`, `earlier`, `near-prior`, `wide`, `mutation`, `gp`,
+`tpe`, or the plain sampler's name."""
 
 LEARNERS = ("auto", "auto_wide", "tpe", "gp")
 """The samplers that earlier studies can inform: the others learn from no trial, or (cmaes) from the study's own only."""

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpsearch.search.auto import DIVERGED, START_UP, WIDTH, evidence, median_final, near
+from hpsearch.search.auto import DIVERGED, MUTATIONS, START_UP, WIDTH, evidence, median_final, near
 from hpsearch.search.samplers import PROPOSED_BY, enqueue_baseline, make_sampler, suggest
 from hpsearch.space.load import parse_space
 from hpsearch.space.parameters import Choices, Range, Searched
@@ -261,3 +261,18 @@ def test_without_complete_trials_nothing_is_known_of_a_final_value() -> None:
     assert median_final(ended(TrialState.PRUNED, None, {}), []) is None
     assert median_final(ended(TrialState.PRUNED, None, {1: 3.0}), []) == 3.0
     assert median_final(ended(TrialState.PRUNED, None, {1: math.inf}), []) is None
+
+
+def test_in_a_space_of_many_parameters_the_best_is_mutated_in_a_few_of_them() -> None:
+    names = ["learning_rate", "weight_decay", "dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "grad_clip"]
+    names += ["adam_epsilon", "beta1", "beta2", "lr_decay_ratio", "initializer_range", "layer_norm_epsilon", "z_loss_weight"]
+    ranges = "\n".join(f"  {name}: {{low: 1e-4, high: 1e-3}}" for name in names)
+    space = parse_space(f"name: many\nbudget: {{max_iters: 10, evaluations: 5}}\nparameters:\n{ranges}\n")
+    study = search(space, "auto", 0, 60, lambda proposal: sum(proposal.values()))
+    told = sources(study)
+    mutated = [trial for trial in study.trials if told[trial.number] == "mutation"]
+    assert 2 <= len(mutated) <= 20
+    for trial in mutated:
+        best = min(study.trials[: trial.number], key=lambda each: each.value or math.inf)
+        assert 1 <= sum(trial.params[name] != best.params[name] for name in names) <= MUTATIONS[1]
+    assert "mutation" not in sources(search(parse_space(SURE), "auto", 0, 40, far)), "few parameters a model tells apart"
