@@ -231,7 +231,7 @@ def test_a_sampler_that_fits_a_model_takes_time_to_ask(priced: Priced) -> None:
     searched = len(priced.bench.space.searched)
     fitting_s = 0.15 + 0.05 * searched
     # Trials here take so long that hardly an evaluation has to wait.
-    assert by_model - at_random == pytest.approx(4 * fitting_s, rel=0.05)
+    assert by_model - at_random == pytest.approx(4 * fitting_s, rel=0.2)
 
 
 def test_evaluations_wait_while_the_model_is_fitted(priced: Priced) -> None:

@@ -218,6 +218,7 @@ def reads_for_long(task: TrialTask) -> Run:
 
 
 ROOM_BYTES = 200 * 2**20
+M_ARENA_MAX = -8
 
 
 def transformer_in_little_memory(task: TrialTask) -> Run:
@@ -227,6 +228,8 @@ def transformer_in_little_memory(task: TrialTask) -> Run:
     from hpsearch.execution.trainers import transformer
 
     if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        # The limit is one of addresses, of which glibc takes 64 MiB for a thread that meets another one in malloc: by chance.
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
         limit = psutil.Process().memory_info().vms + ROOM_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return (yield from transformer(task))
