@@ -54,6 +54,9 @@ FORKED = sys.platform == "linux" and len(os.fsencode(tempfile.gettempdir())) <= 
 moment. It asks nothing of CUDA, which a fork would break. Elsewhere libraries of the system do not bear a fork, and slots are
 spawned. Never from the coordinator: a child shares its parent's locks, and what it holds of CUDA."""
 
+SERVER_ENDS_S = 10.0
+"""How long a server that refuses may take until it has ended, and a new one takes its place."""
+
 MAX_STILLBORN = 3
 """Slot processes in a row that may end before they are ready."""
 
@@ -180,13 +183,11 @@ class LocalExecutor:
         # A slot needs nothing of the script or notebook that began the study, and would run it again to import it.
         script, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
         try:
-            with begetting(environment):
-                if FORKED:
-                    multiprocessing.forkserver.ensure_running()
-                else:
+            if FORKED:
+                _fork(process, environment)
+            else:
+                with begetting(environment):
                     process.start()
-            if FORKED:  # The first one waits until the trainer is loaded: a Ctrl-C is heard meanwhile.
-                process.start()
         finally:
             sys.modules["__main__"] = script
         theirs.close()
@@ -246,6 +247,21 @@ def begetting(environment: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
         os.environ.update(ours)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _fork(process: Any, environment: Mapping[str, str]) -> None:
+    """Start it from the server, and the server before it. One that was just killed refuses until it has been seen to end."""
+    patience = time.monotonic() + SERVER_ENDS_S
+    while True:
+        with begetting(environment):
+            multiprocessing.forkserver.ensure_running()
+        try:
+            process.start()  # The first one waits until the trainer is loaded: a Ctrl-C is heard meanwhile.
+            return
+        except (ConnectionError, EOFError):
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.02)
 
 
 def _forget_server() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState as OptunaState
 
 from hpsearch.errors import BadInput
@@ -203,13 +204,8 @@ class Ledger:
 
     def _tell(self, record: TrialRecord) -> None:
         study = self._study
-        trial_id = self._optuna_ids[record.number]
-        if record.reason:
-            study.storage.set_trial_user_attr(trial_id, "reason", record.reason)
-        for name, value in record.constraints.items():
-            study.storage.set_trial_system_attr(trial_id, f"constraints:{name}", value)
-        if record.constraints:  # The dashboard reads the older form only, and would show an infeasible trial as best.
-            study.storage.set_trial_system_attr(trial_id, "constraints", list(record.constraints.values()))
+        with contextlib.suppress(UpdateFinishedTrialError):  # The crash came between telling it and noting that.
+            self._describe(record)
         match record.state:
             case TrialState.COMPLETE:
                 study.optuna.tell(record.number, list(record.values or ()), skip_if_finished=True)
@@ -226,6 +222,17 @@ class Ledger:
                 shutil.rmtree(study.trial_folder(record.number) / "checkpoints", ignore_errors=True)
                 self._remove_checkpoints(record.number)
             study.store.forget_checkpoints(self._id, record.number, token=self._token)
+
+    def _describe(self, record: TrialRecord) -> None:
+        """What Optuna's trial carries beside its values; UpdateFinishedTrialError where it was told already."""
+        study = self._study
+        trial_id = self._optuna_ids[record.number]
+        if record.reason:
+            study.storage.set_trial_user_attr(trial_id, "reason", record.reason)
+        for name, value in record.constraints.items():
+            study.storage.set_trial_system_attr(trial_id, f"constraints:{name}", value)
+        if record.constraints:  # The dashboard reads the older form only, and would show an infeasible trial as best.
+            study.storage.set_trial_system_attr(trial_id, "constraints", list(record.constraints.values()))
 
     def _remove_checkpoints(self, number: int) -> None:
         """Those that a `save_dir` put elsewhere: file by file, as the folder may hold other things."""

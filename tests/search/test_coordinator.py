@@ -23,7 +23,8 @@ from hpsearch.search.lease import lease_kept
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.study import Study, check, open_study
 from hpsearch.storage.leases import this_process
-from hpsearch.storage.records import Owner, TrialState
+from hpsearch.storage.records import Owner, TrialRecord, TrialState
+from hpsearch.storage.saving import Record
 
 SOME_EVALUATIONS = "SELECT 1 FROM hps_points LIMIT 1 OFFSET 5"
 
@@ -129,6 +130,28 @@ def test_an_outcome_that_was_stored_but_not_told_is_told_on_resume_without_train
     study, _ = toys.run(3, slots=1)
     require_consistent(study, 3)
     assert len(study.store.attempts(study.record.id, 0)) == 1
+
+
+def test_a_crash_between_telling_an_outcome_and_noting_that_tells_it_once(toys: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crash(BaseException):
+        pass
+
+    real = Ledger.save
+
+    def crash(self: Ledger, *records: Record) -> None:
+        if any(isinstance(record, TrialRecord) and record.told and record.reason for record in records):
+            raise Crash
+        real(self, *records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "save", crash)
+        with pytest.raises(Crash):
+            toys.run(3, slots=1, trainer="fails_the_second_trial")
+    study, _ = toys.run(3, slots=1)
+    require_consistent(study, 3)
+    failed = study.store.trial(study.record.id, 1)
+    assert (failed.state, failed.told) == (TrialState.FAILED, True)
+    assert study.optuna.trials[1].user_attrs["reason"] == failed.reason
 
 
 def test_a_trial_numbered_by_optuna_alone_keeps_its_number(toys: Toys) -> None:
