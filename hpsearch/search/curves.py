@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr
 
 F64 = npt.NDArray[np.float64]
 Curve = Sequence[tuple[float, float]]
@@ -65,6 +64,8 @@ def predict(points: Curve, at: float = 1.0, references: Sequence[Curve] = ()) ->
 
 def chance_to_beat(points: Curve, best: float, at: float = 1.0, references: Sequence[Curve] = ()) -> float:
     """Probability that the measure at the part `at` of the budget is less than `best` (Student's t around `predict`)."""
+    from scipy.special import stdtr  # Here: few studies ask for it, and none should wait for scipy at its start.
+
     mean, sd = predict(points, at, references)
     freedom = _SPREAD_WEIGHT + len(references)
     return float(stdtr(freedom, (best - mean) / sd))

@@ -62,18 +62,21 @@ def improved(
             if parameter.name not in names:
                 continue
             for value in {parameter.at(min(part / PARTS, 0.999999)): None for part in range(PARTS + 1)}:
-
-                def choose(
-                    other: Searched, _: Settings, name: str = parameter.name, value: Setting = value, given: Settings = proposal
-                ) -> Setting:
-                    return value if other.name == name else given.get(other.name, other.middle)
-
                 with contextlib.suppress(BadInput):  # A rule is broken, or the budget too small.
-                    changed_one = space.propose(choose)
-                    config = make(changed_one)
+                    other = _changed(space, proposal, parameter.name, value)
+                    config = make(other)
                     if likely_loss(config) < likely_loss(best):
-                        proposal, best, changed = changed_one, config, True
+                        proposal, best, changed = other, config, True
     return best
+
+
+def _changed(space: SearchSpace, given: Settings, name: str, value: Setting) -> Settings:
+    """The proposal `given` with another value of one parameter; what is searched only then has its middle."""
+
+    def choose(parameter: Searched, _: Settings) -> Setting:
+        return value if parameter.name == name else given.get(parameter.name, parameter.middle)
+
+    return space.propose(choose)
 
 
 def course(ranked: Sequence[int], trials: int, random: Random, *, drifting: bool) -> list[int]:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import ndtr
 
 from hpsearch.errors import BadInput
 from hpsearch.search.auto import near
@@ -89,6 +88,8 @@ def not_worth_it(seen: Sequence[FrozenTrial], space: SearchSpace, limit: MinGain
 
 def expected_gain(told: Sequence[FrozenTrial], space: SearchSpace) -> tuple[float, float]:
     """The model's mean at the best of the trials, and the largest expected improvement on it in the space."""
+    from scipy.special import ndtr  # Here: few studies ask for it, and none should wait for scipy at its start.
+
     told = _fewer(told)
     model = Surrogate(space, [trial.params for trial in told], [trial.values[0] for trial in told])
     best = float(model.predict([trial.params for trial in told])[0].min())

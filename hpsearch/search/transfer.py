@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from scipy.special import ndtri
 
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.search.earlier import EarlierStudy, EarlierTrial, spread_over_ranks
@@ -144,8 +144,8 @@ class Knowledge:
 def normal_scores(values: Sequence[float]) -> F64:
     """The quantile of each value among all of them, as that of a standard normal distribution."""
     order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-    scores: F64 = ndtri((order + 0.5) / len(values))
-    return scores
+    quantile = NormalDist().inv_cdf
+    return np.array([quantile((place + 0.5) / len(values)) for place in order])
 
 
 def relative_spread(values: Sequence[float]) -> float:

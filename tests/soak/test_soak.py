@@ -2,7 +2,7 @@
 
 Slots and the coordinator are killed with SIGKILL at random moments: after so many new evaluations, which makes the pace the
 same on any machine, or at once, which meets a coordinator while it starts. A trial whose slot dies three times would rightly
-fail as poisoned, so while an unfinished trial has lost two, only the coordinator is killed: its death counts against no trial.
+fail as poisoned, so where it has lost two, the coordinator is killed: its death counts against no trial.
 
 Without a pruner every trial of a configuration has one curve, so each is compared with an undisturbed training of the same
 configuration (which configurations a study tries depends on the kills: a resumed sampler goes on with fresh random numbers).
@@ -16,9 +16,11 @@ import os
 import random
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import pytest
 from cli import COMMAND
 from invariants import Snapshot, assert_nothing_lost, assert_one_at_a_time, snapshot
 from servers import Server
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.execution.protocol import Ended, TrialTask
@@ -39,7 +41,7 @@ from hpsearch.training.events import Answer, EvalPoint, Outcome
 KILLS = int(os.environ.get("HPSEARCH_SOAK_KILLS", "200"))
 SEED = int(os.environ.get("HPSEARCH_SOAK_SEED", "0"))
 TRIALS = 40
-EVALUATIONS = 40
+EVALUATIONS = 24
 SHARE = 0.8
 """Part of the evaluations still to come that are to pass until the last kill; the others follow it undisturbed."""
 PATIENCE_S = 300
@@ -105,16 +107,16 @@ class Soak:
             )
         return self.coordinator
 
+    @cached_property
+    def engine(self) -> Engine:
+        return create_engine(parse_url(self.url))
+
     def rows(self, statement: str) -> list[Any]:
         """What the tables say; nothing before there is a study."""
         if not any(self.folder.glob("studies/*/study.json")):
             return []
-        engine = create_engine(parse_url(self.url))
-        try:
-            with engine.connect() as connection:
-                return list(connection.execute(text(statement)))
-        finally:
-            engine.dispose()
+        with self.engine.connect() as connection:
+            return list(connection.execute(text(statement)))
 
     def points(self) -> int:
         return sum(row[0] for row in self.rows("SELECT count(*) FROM hps_points"))
@@ -145,7 +147,7 @@ class Soak:
         """One slot or the coordinator, which takes its slots with it."""
         assert self.coordinator is not None
         assert self.coordinator.poll() is None, self.told(f"ended by itself after {self.killed}")
-        victim = self.a_slot() if self.random.random() < 0.6 else None
+        victim = self.a_slot() if self.random.random() < 0.8 else None
         if self.points():
             self.snapshots.append(snapshot(self.url, "soak"))
         if victim is not None:
@@ -162,16 +164,14 @@ class Soak:
 
     def a_slot(self) -> psutil.Process | None:
         """A slot that trains, where its death can poison no trial."""
-        deaths = self.rows(
-            "SELECT a.trial_number FROM hps_attempts a JOIN hps_trials t ON t.number = a.trial_number "
-            "WHERE a.outcome = 'died' AND t.state IN ('running', 'paused') GROUP BY a.trial_number HAVING count(*) >= 2"
-        )
-        training = {row[0] for row in self.rows("SELECT pid FROM hps_attempts WHERE ended_at IS NULL")}
+        deaths = Counter(row[0] for row in self.rows("SELECT trial_number FROM hps_attempts WHERE outcome = 'died'"))
+        held = {row[0]: row[1] for row in self.rows("SELECT pid, trial_number FROM hps_attempts WHERE ended_at IS NULL")}
         assert self.coordinator is not None
         children = {child.pid: child for child in psutil.Process(self.coordinator.pid).children(recursive=True)}
-        slots = sorted(training & children.keys())
-        # One whose pid is not among the children is dead, and its death not yet counted.
-        return children[self.random.choice(slots)] if slots and not deaths and training <= children.keys() else None
+        if not held.keys() <= children.keys():
+            return None  # One whose pid is not among the children is dead, and its death not yet counted.
+        slots = sorted(pid for pid, number in held.items() if deaths[number] < 2)
+        return children[self.random.choice(slots)] if slots else None
 
     def told(self, text: str) -> str:
         return f"{text}\n{(self.folder / 'log.txt').read_text(errors='replace')[-3000:]}"
@@ -196,6 +196,7 @@ def test_a_study_killed_two_hundred_times_is_what_it_would_have_been(
         if soak.coordinator is not None and soak.coordinator.poll() is None:
             soak.coordinator.kill()
             soak.coordinator.wait()
+        soak.engine.dispose()
     killed_s = time.monotonic() - began
     assert code == 0, soak.told(f"exit code {code}")
     assert "Traceback" not in soak.told("")
