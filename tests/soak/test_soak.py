@@ -12,6 +12,7 @@ configuration (which configurations a study tries depends on the kills: a resume
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -151,8 +152,9 @@ class Soak:
         if self.points():
             self.snapshots.append(snapshot(self.url, "soak"))
         if victim is not None:
-            victim.kill()
-            self.killed["slots"] += 1
+            with contextlib.suppress(psutil.NoSuchProcess):  # It died of the kill before this one.
+                victim.kill()
+                self.killed["slots"] += 1
             return
         slots = psutil.Process(self.coordinator.pid).children(recursive=True)
         self.coordinator.kill()
@@ -187,7 +189,7 @@ def test_a_study_killed_two_hundred_times_is_what_it_would_have_been(
     began = time.monotonic()
     soak.start()
     try:
-        for _ in range(KILLS):
+        while sum(soak.killed.values()) < KILLS:
             soak.wait()
             soak.kill()
         assert soak.coordinator is not None
