@@ -1,9 +1,9 @@
 """What a study will cost: short real runs of a few shapes of its space, and a cost model through them.
 
 Speed depends on size: the baseline alone would price a space of other sizes wrong. A step costs a constant, something for each
-layer (calls), something for each value that passes through (memory) and something for each FLOP, Muon's own included; the four
-rates are fitted to what was measured, none below zero. The forecast is of trials drawn from the space as a search would go
-(`drift`), not pruned.
+layer (calls), for each value that passes through (memory), for each attention weight that is written out and for each FLOP,
+Muon's own included; the five rates are fitted to what was measured, none below zero. The forecast is of trials drawn from the
+space as a search would go (`drift`), not pruned.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 DRAWS = 400
 """Configurations that stand for the space."""
 TRIES = 20 * DRAWS
-FOUND = 6
+FOUND = 12
 """Configurations beside them that a search finds which learns: the best of the draws, improved."""
 
 COURSES = 20
@@ -268,10 +268,16 @@ def _values(config: TrialConfig) -> float:
     return sum(stack_depths(config)) * (4 * config.d_model + config.d_ff) + config.vocab_size
 
 
+def _weights(config: TrialConfig) -> float:
+    """Attention weights of a token that are written out in all layers: for dropout among them, and twice for a loss on them."""
+    times = (config.attention_probs_dropout_prob > 0) + 2 * (config.attention_loss_weight > 0)
+    return sum(stack_depths(config)) * config.num_heads * config.context_length * times
+
+
 def _features(config: TrialConfig) -> tuple[float, ...]:
-    """What the seconds of a step are made of: one, layers, values through the layers, FLOPs."""
-    layers = float(sum(stack_depths(config)))
-    return 1.0, layers, _step_tokens(config) * _values(config), _step_flops(config) + update_flops(config)
+    """What the seconds of a step are made of: one, layers, values through the layers, attention weights, FLOPs."""
+    layers, tokens = float(sum(stack_depths(config))), _step_tokens(config)
+    return 1.0, layers, tokens * _values(config), tokens * _weights(config), _step_flops(config) + update_flops(config)
 
 
 def _fit(features: Sequence[Sequence[float]], targets: Sequence[float]) -> Any:

@@ -234,6 +234,23 @@ def test_a_sampler_that_fits_a_model_takes_time_to_ask(priced: Priced) -> None:
     assert by_model - at_random == pytest.approx(4 * fitting_s, rel=0.2)
 
 
+def test_attention_weights_that_are_written_out_are_paid_for(priced: Priced) -> None:
+    def weights_s(config: TrialConfig) -> float:
+        return 1e-7 * config.num_layers * config.num_heads * config.batch_size * config.context_length**2
+
+    def shaped(config: TrialConfig, dropout: float, loss: float) -> TrialConfig:
+        return config.model_copy(update={"attention_probs_dropout_prob": dropout, "attention_loss_weight": loss})
+
+    measured = []
+    for index, shape in enumerate(choose_shapes(priced.configs, 6)):
+        step_s = step_seconds(shape) + weights_s(shape) * (index % 2)
+        measured.append(Measured(shaped(shape, 0.1 * (index % 2), 0.0), step_s, 0.1, 0.01, checkpoint_bytes=1000))
+    model, config = _CostModel(measured, lambda _: 1, 0.0, 1), priced.configs[7]
+    without, dropped, both = (model.trial(shaped(config, *given)).seconds for given in ((0.0, 0.0), (0.1, 0.0), (0.1, 1e-3)))
+    assert dropped - without == pytest.approx(config.max_iters * weights_s(config), rel=0.01)
+    assert both - without == pytest.approx(3 * config.max_iters * weights_s(config), rel=0.01)
+
+
 def test_evaluations_wait_while_the_model_is_fitted(priced: Priced) -> None:
     measured = [Measured(priced.baseline, step_s=0.01, evaluation_s=0.1, checkpoint_s=0.01, checkpoint_bytes=1000)]
     short = priced.baseline.model_copy(update={"max_iters": 5, "eval_interval": 1})
