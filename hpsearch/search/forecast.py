@@ -34,8 +34,9 @@ from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 DRAWS = 400
 """Configurations that stand for the space."""
 TRIES = 20 * DRAWS
-FOUND = 12
-"""Configurations beside them that a search finds which learns: the best of the draws, improved."""
+FOUND = 1 / 3
+"""Configurations beside them, for each searched parameter, that a search finds which learns: the best of the draws, improved.
+The more parameters, the emptier are the corners of the space."""
 
 COURSES = 20
 """At least so many courses of a study are averaged, and as many as make SIMULATED trials."""
@@ -132,7 +133,8 @@ def draw_configs(space: SearchSpace, make: Make, *, sampler: str) -> list[TrialC
             drawn.append((proposal, make(proposal)))
         if len(drawn) >= DRAWS:
             break
-    best = sorted(drawn, key=lambda one: likely_loss(one[1]))[: FOUND if drifts(sampler, space.objectives) else 0]
+    most = round(FOUND * len(space.searched)) if drifts(sampler, space.objectives) else 0
+    best = sorted(drawn, key=lambda one: likely_loss(one[1]))[:most]
     sizes = [name for name in SIZES if name != "vocab_size"]
     found = [improved(space, make, proposal, sizes) for proposal, _ in best]
     return [make(prior), *(config for _, config in drawn), *found]

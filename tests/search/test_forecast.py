@@ -108,7 +108,7 @@ def test_where_a_search_learns_the_best_draws_are_improved_within_the_rules(pric
     learning = Priced(toys, sampler="auto").configs
     assert learning[: DRAWS + 1] == priced.configs
     found = learning[DRAWS + 1 :]
-    assert len(found) == FOUND
+    assert len(found) == round(FOUND * 5)
     assert max(map(likely_loss, found)) <= min(map(likely_loss, priced.configs)), "the best draw is where the others come from"
     for config in found:
         assert config.d_model % config.num_heads == 0
