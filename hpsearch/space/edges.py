@@ -21,7 +21,8 @@ AGAIN = "run again under another name (--study)"
 
 
 def edges(space: SearchSpace, params: Mapping[str, Any]) -> list[str]:
-    """A sentence with the remedy for each of `params` at an edge of its range or of its list of numbers.
+    """A sentence with the remedy for each of `params` at an edge of its range or of its list of numbers; the last one says what
+    to do with all of them.
 
     Where the hyperparameter itself ends there (dropout 0), and in a list with null, which follows another hyperparameter,
     there is nothing to widen.
@@ -34,7 +35,7 @@ def edges(space: SearchSpace, params: Mapping[str, Any]) -> list[str]:
         told = _of_range(parameter, value) if isinstance(parameter, Range) else _of_choices(parameter, value)
         if told:
             found.append(told)
-    return found
+    return [*found[:-1], f"{found[-1]} and {AGAIN}"] if found else []
 
 
 def _of_range(parameter: Range, value: float) -> str:
@@ -50,10 +51,7 @@ def _of_range(parameter: Range, value: float) -> str:
     if beyond is None:
         return ""
     kind = f"[{_number(low)}, {_number(high)}]"
-    return (
-        f"{parameter.name} {_number(value)} is at the {side} edge of its range {kind}: "
-        f"widen it to {_number(beyond)} and {AGAIN}"
-    )
+    return f"{parameter.name} {_number(value)} is at the {side} edge of its range {kind}: widen it to {_number(beyond)}"
 
 
 def _of_choices(parameter: Choices, value: float) -> str:
@@ -74,7 +72,7 @@ def _of_choices(parameter: Choices, value: float) -> str:
         return ""
     return (
         f"{parameter.name} {_number(value)} is the {'largest' if up else 'smallest'} of its choices "
-        f"({', '.join(map(_number, listed))}): add {_number(beyond)} and {AGAIN}"
+        f"({', '.join(map(_number, listed))}): add {_number(beyond)}"
     )
 
 

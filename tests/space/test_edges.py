@@ -59,6 +59,12 @@ def test_a_value_at_an_edge_is_pointed_out_with_the_remedy(space: Any, name: str
     assert found[0].endswith("run again under another name (--study)")
 
 
+def test_what_to_do_with_all_of_them_is_said_once(space: Any) -> None:
+    found = edges(space, WITHIN | {"batch_size": 4, "beta2": 0.9985, "num_heads": 8})
+    assert {sentence.partition(" ")[0] for sentence in found} == {"num_heads", "batch_size", "beta2"}
+    assert [sentence.endswith("run again under another name (--study)") for sentence in found] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
