@@ -271,7 +271,8 @@ def _values(config: TrialConfig) -> float:
 
 
 def _weights(config: TrialConfig) -> float:
-    """Attention weights of a token that are written out in all layers: for dropout among them, and twice for a loss on them."""
+    """Attention weights of a token that are written out in all layers: for dropout among them, and twice for a loss on them,
+    which costs about so much more on a CPU (benchmarks/RESULTS.md). A GPU's kernel writes none out for dropout."""
     times = (config.attention_probs_dropout_prob > 0) + 2 * (config.attention_loss_weight > 0)
     return sum(stack_depths(config)) * config.num_heads * config.context_length * times
 

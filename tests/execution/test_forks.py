@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing.forkserver
 import os
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -81,6 +86,29 @@ def test_slots_start_anew_where_what_they_are_forked_from_was_killed() -> None:
         assert server.pid != os.getpid()
         server.kill()
         wait_for(lambda: executor.messages(0.1) == [] and executor.idle()[0].pid != slot.pid)
+        again = psutil.Process(executor.idle()[0].pid).parent()
+        assert again is not None
+        assert again.pid != server.pid
+
+
+def test_a_slot_waits_while_a_server_refuses_that_has_not_ended_yet() -> None:
+    known: Any = multiprocessing.forkserver._forkserver
+    with (
+        tempfile.TemporaryDirectory() as folder,  # Not pytest's: a socket's path has at most 107 bytes.
+        contextlib.closing(LocalExecutor(1, 1, trainer="toy_trainers:curve")) as executor,
+    ):
+        slot = executor.idle()[0]
+        assert executor.messages(60.0) == []
+        server = psutil.Process(slot.pid).parent()
+        assert server is not None
+        with socket.socket(socket.AF_UNIX) as nobody:
+            nobody.bind(f"{folder}/s")  # And nobody listens: as with a server that is being killed.
+        known._forkserver_address = f"{folder}/s"
+        ending = threading.Timer(0.5, server.kill)
+        ending.start()
+        executor.kill(slot.name)
+        wait_for(lambda: executor.messages(0.1) == [] and executor.idle()[0].pid != slot.pid)
+        ending.join()
         again = psutil.Process(executor.idle()[0].pid).parent()
         assert again is not None
         assert again.pid != server.pid

@@ -6,6 +6,8 @@ import itertools
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -152,6 +154,11 @@ def test_a_crash_between_telling_an_outcome_and_noting_that_tells_it_once(toys: 
     failed = study.store.trial(study.record.id, 1)
     assert (failed.state, failed.told) == (TrialState.FAILED, True)
     assert study.optuna.trials[1].user_attrs["reason"] == failed.reason
+
+
+def test_a_coordinator_starts_without_scipy() -> None:
+    code = "import sys, hpsearch.search.coordinator; sys.exit('scipy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_trial_numbered_by_optuna_alone_keeps_its_number(toys: Toys) -> None:

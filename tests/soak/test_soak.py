@@ -12,14 +12,13 @@ configuration (which configurations a study tries depends on the kills: a resume
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -152,7 +151,7 @@ class Soak:
         if self.points():
             self.snapshots.append(snapshot(self.url, "soak"))
         if victim is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):  # It died of the kill before this one.
+            with suppress(psutil.NoSuchProcess):  # It died of the kill before this one.
                 victim.kill()
                 self.killed["slots"] += 1
             return
