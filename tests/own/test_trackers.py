@@ -75,9 +75,9 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
     assert any("rung 4/8" in line for line in process.stderr), "the first trial is at work"
     wait_for(lambda: any(folder.glob("studies/0001-acts/wandb/offline-run-*/run-*.wandb")), process)
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does: the trackers' own processes hear it too.
-    (folder / "go").touch()
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
+    (folder / "go").touch()  # Not before: the trial could end before it hears of the interruption.
     wait_for(lambda: not _left(process.pid), seconds=10)  # Nothing outlives the study.
     done = cli.run(*words)
     assert done.returncode == 0, done.stderr
