@@ -14,7 +14,7 @@ import functools
 import math
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.search.encoding import Encoding
 from hpsearch.search.gaussian import FEW, gaussian_process
+from hpsearch.search.sameness import Sameness
 from hpsearch.space.auto import Law
 from hpsearch.space.baseline import prior_value
 from hpsearch.space.parameters import Choices, Confidence, Range, Searched, Setting
@@ -101,7 +102,7 @@ class AutoSampler(samplers.BaseSampler):
         self._space, self._seed, self._law, self._final_value = space, seed, law, final_value
         self._knowledge = knowledge
         self._distributions = space.distributions()
-        self._encoding = Encoding(space)
+        self._encoding, self._sameness = Encoding(space), Sameness(space)
         given = [parameter.confidence for parameter in space.searched if parameter.confidence is not None]
         self._wide = statistics.mean(WIDE[each] for each in given) if given and priors else 1.0
         self._conditional = any(parameter.when for parameter in space.searched)
@@ -123,12 +124,12 @@ class AutoSampler(samplers.BaseSampler):
             if self._draws == 1 and self._knowledge:
                 return self._knowledge.first()[trial.number - 1]
             self.source = "model"
+        tried = self._sameness.keys(other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
         if self.source == "model":
-            modelled = self._modelled(study, trial)
+            modelled = self._modelled(study, trial, tried)
             if modelled is not None:
                 return modelled
             self.source = "wide"
-        tried = [other.params for other in study.get_trials(deepcopy=False) if other.number != trial.number]
         best = self._a_best(study, trial) if self.source == "mutation" else {}
         for _ in range(TRIES):
             if best:
@@ -137,8 +138,9 @@ class AutoSampler(samplers.BaseSampler):
                 proposal = self._space.propose(functools.partial(self._mutated, kept))
             else:
                 proposal = self._space.propose(self._near if self.source == "near-prior" else self._anywhere)
-            if proposal not in tried:
+            if self._sameness.key(proposal) not in tried:
                 break
+            self._draws += 1
         return proposal
 
     def sample_independent(
@@ -204,7 +206,7 @@ class AutoSampler(samplers.BaseSampler):
 
     # A model of what the trials showed
 
-    def _modelled(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
+    def _modelled(self, study: Study, trial: FrozenTrial, tried: Collection[Hashable]) -> dict[str, Any] | None:
         """None where the model has nothing new to say."""
         seen = evidence(study, trial, self._final_value, self._knowledge)
         gaussian = len(study.directions) == 1 and len(seen) <= GP_LIMIT and self._draws == 1
@@ -218,7 +220,7 @@ class AutoSampler(samplers.BaseSampler):
             if name == "gp":
                 drawn = self._encoding.decoded(drawn)
             proposal = self._space.propose(functools.partial(self._from, drawn))
-            if all(proposal != other.params for other in seen):
+            if self._sameness.key(proposal) not in tried and all(proposal != other.params for other in seen):
                 self.source = name
                 return proposal
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,9 +66,4 @@ def _place(parameter: Searched, params: Mapping[str, Any]) -> list[float]:
         if parameter.ordered is not None:
             return [0.5 if absent else parameter.ordered.index(value) / max(1, len(parameter.ordered) - 1)]
         return [1 / len(parameter.choices) if absent else float(value == choice) for choice in parameter.choices]
-    if absent:
-        return [0.5]
-    low, high, at = float(parameter.low), float(parameter.high), float(params[parameter.name])
-    if parameter.log:
-        low, high, at = math.log(low), math.log(high), math.log(at)
-    return [(at - low) / (high - low) if high > low else 0.5]
+    return [0.5 if absent else parameter.part(params[parameter.name])]

@@ -42,8 +42,8 @@ def _of_range(parameter: Range, value: float) -> str:
     low, high = float(parameter.low), float(parameter.high)
     if low == high or (parameter.values is not None and len(parameter.values) < FEW):
         return ""
-    place = math.log(value / low) / math.log(high / low) if parameter.log else (value - low) / (high - low)
-    side = "lower" if place <= NEAR else "upper" if place >= 1 - NEAR else ""
+    part = parameter.part(value)
+    side = "lower" if part <= NEAR else "upper" if part >= 1 - NEAR else ""
     if not side:
         return ""
     edge = low if side == "lower" else high

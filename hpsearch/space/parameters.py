@@ -141,6 +141,13 @@ class Range(_Parameter):
             return self.values[int(part * len(self.values))]
         return self.snapped(self.low + part * (self.high - self.low))
 
+    def part(self, value: int | float) -> float:
+        """Where a value is in the range, from 0 to 1, in the scale in which it is searched; the middle of a single value."""
+        low, high, at = float(self.low), float(self.high), float(value)
+        if self.log:
+            low, high, at = math.log(low), math.log(high), math.log(at)
+        return (at - low) / (high - low) if high > low else 0.5
+
     def draw(self, random: Random) -> int | float:
         if self.log:
             return self.snapped(math.exp(random.uniform(math.log(self.low), math.log(self.high))))
