@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import psutil
+import pytest
 from cli import Cli
 from databases import on
 from invariants import assert_nothing_lost, assert_one_at_a_time, rows, snapshot
@@ -33,6 +34,7 @@ def undisturbed(cli: Cli) -> object:
     return points(f"sqlite:///{elsewhere.folder}/studies/hpsearch.db")
 
 
+@pytest.mark.timeout(800)  # Three studies' worth of training, and Ray, on two busy cores.
 @on("storage_url", "postgresql")
 def test_fault_20_trials_of_a_lost_node_go_on_elsewhere(storage_url: str, slow: Cli, ray_nodes: RayNodes) -> None:
     alone = undisturbed(slow)
@@ -43,7 +45,7 @@ def test_fault_20_trials_of_a_lost_node_go_on_elsewhere(storage_url: str, slow: 
     before = snapshot(storage_url, "slow")
     ray_nodes.kill(ray_nodes.of(at_work["pid"]))
     try:
-        results, told = running.communicate(timeout=120)
+        results, told = running.communicate(timeout=300)
     finally:
         ray_nodes.add()
     assert running.returncode == 0, told
@@ -87,7 +89,7 @@ def test_a_coordinator_whose_own_node_is_lost_says_so_and_its_study_goes_on_late
         wait_for(lambda: bool(begun(url)), running)
         before = snapshot(url, "slow")
         nodes.kill_head()
-        _, told = running.communicate(timeout=90)
+        _, told = running.communicate(timeout=300)
     assert running.returncode == 4, told
     assert told.splitlines()[-1].endswith("when it is back, the same command goes on from the last checkpoints")
     assert "Traceback" not in told
