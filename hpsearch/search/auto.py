@@ -67,6 +67,16 @@ TRIES = 20
 """Draws of one value around a prior before the prior itself is taken, and of a configuration that was not tried yet."""
 
 
+def mutated_share(parameters: int) -> float:
+    """Of the trials once a model proposes, in a space of so many searched parameters."""
+    return MUTATED * max(0.0, 1 - FEW / max(1, parameters))
+
+
+def modelled_share(parameters: int) -> float:
+    """Of the trials once a model proposes, late in a study: those that it does propose."""
+    return 1 - LATER_WIDE - mutated_share(parameters)
+
+
 def median_final(trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float | None:
     """The last reported value times the median of what the complete trials came to from there, in proportion: a high loss falls
     by more until the end than a low one does. Where a value is not above 0, plus the median of what they gained."""
@@ -172,8 +182,7 @@ class AutoSampler(samplers.BaseSampler):
         near = LATER_NEAR * START_UP / told * (self._wide < 1)
         if chance < LATER_WIDE + near:
             return "near-prior"
-        mutated = MUTATED * max(0.0, 1 - FEW / max(1, len(self._space.searched)))
-        return "mutation" if chance < LATER_WIDE + near + mutated else "model"
+        return "mutation" if chance < LATER_WIDE + near + mutated_share(len(self._space.searched)) else "model"
 
     # Draws without a model
 

@@ -1,9 +1,8 @@
 """What a study will cost: short real runs of a few shapes of its space, and a cost model through them.
 
 Speed depends on size: the baseline alone would price a space of other sizes wrong. A step costs a constant, something for each
-layer (calls), for each value that passes through (memory), for each attention weight that is written out and for each FLOP,
-Muon's own included; the five rates are fitted to what was measured, none below zero. The forecast is of trials drawn from the
-space as a search would go (`drift`), not pruned.
+layer (calls), for each value that passes through (memory) and for each FLOP, Muon's own included; the four rates are fitted to
+what was measured, none below zero. The forecast is of trials drawn from the space as a search would go (`drift`), not pruned.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput
 from hpsearch.execution.protocol import Executor
 from hpsearch.model.counting import count, stack_depths, update_flops
+from hpsearch.search.auto import START_UP, modelled_share
 from hpsearch.search.drift import course, drifts, improved, likely_loss
 from hpsearch.search.measuring import GLANCE_S, Bench, Measured, measure
 from hpsearch.search.samplers import MODELLERS
@@ -46,9 +46,17 @@ ANSWER_S = 0.02
 """Between an evaluation and the next step: its record, the pruner's and scheduler's decision, the answer."""
 ASK_S = 0.1
 """Between two trials in a slot: the outcome told, the next configuration asked for and stored."""
-MODEL_S, MODEL_EACH_S = 0.15, 0.05
-"""More where the sampler fits a Gaussian process, and again for each parameter that is searched; by the gaps between trials of
-studies with 4, 15 and 34 of them (0.45, 1.07 and 1.9 s on two cores)."""
+MODEL_S, MODEL_EACH_S = 0.15, 0.045
+"""More where the sampler fits a Gaussian process, and again for each parameter that is searched; by the gaps before such trials
+in studies of 34 parameters (1.5 to 1.8 s on two cores)."""
+WRITTEN_CALLS, WRITTEN_VALUES = 0.15, 1.5
+"""Attention weights that are written out take so many more calls of a layer, and each costs what so many values do: medians of
+six shapes with and without (benchmarks/RESULTS.md). Rates of their own, fitted to few shapes, took the calls of a small shape
+for the weights of a large one."""
+
+MEAN_STEP = 1.05
+"""The mean step of a whole run, over the median of those that are measured: the machine does something else now and then (1.03
+to 1.06 in the logs of a study)."""
 
 
 @dataclass(frozen=True)
@@ -201,14 +209,18 @@ def forecast(
     found = measure(bench, executor, choose_shapes(configs, effort.shapes, drifting=drifting), effort.enough_s)
     if not found:
         raise bench.space.document.place.error("neither the baseline (the priors) nor another configuration can be trained")
-    model_s = MODEL_S + MODEL_EACH_S * len(bench.space.searched) if sampler in MODELLERS else 0.0
-    model = _CostModel(found, held_out_tokens(corpus), model_s, slots)
-    rungs = bench.space.budget.evaluations
-    costs = [model.trial(config) for config in configs]
+    searched, rungs = len(bench.space.searched), bench.space.budget.evaluations
+    fit_s = MODEL_S + MODEL_EACH_S * searched if sampler in MODELLERS else 0.0
+    model = _CostModel(found, held_out_tokens(corpus), fit_s, slots, fused=bench.devices[0] != "cpu")
+    fits = 1.0 if sampler == "gp" else modelled_share(searched)
+    first, later = ([model.trial(config, share) for config in configs] for share in (0.0, fits))
     ranked = sorted(range(1, len(configs)), key=lambda index: likely_loss(configs[index]))
     random = Random(0)
     studies = [
-        [costs[index] for index in course(ranked, trials, random, drifting=drifting)]
+        [
+            (first if number < START_UP else later)[index]
+            for number, index in enumerate(course(ranked, trials, random, drifting=drifting))
+        ]
         for _ in range(max(COURSES, SIMULATED // trials))
     ]
     every = [cost for study in studies for cost in study]
@@ -216,7 +228,7 @@ def forecast(
     # A slot's process has peaked with the largest that was in it; those of a GPU are added up on it.
     memory = slots * max(each.peak_bytes for each in found)
     seconds = fmean(_makespan([cost.seconds for cost in study], slots) for study in studies)
-    slowest = _makespan([max(cost.seconds for cost in costs)] * trials, slots)
+    slowest = _makespan([max(cost.seconds for cost in later)] * trials, slots)
     return Forecast(trials, slots, rungs, seconds, slowest, mean, memory, tuple(found))
 
 
@@ -229,13 +241,22 @@ def _makespan(seconds: Sequence[float], slots: int) -> float:
 
 
 class _CostModel:
-    """Seconds of any trial, through the shapes that were measured."""
+    """Seconds of any trial, through the shapes that were measured.
+
+    fit_s: of the sampler's model, before a trial that it proposes. fused: see `_features`.
+    """
 
     def __init__(
-        self, measured: Sequence[Measured], held_out: Callable[[TrialConfig], int], model_s: float, slots: int
+        self,
+        measured: Sequence[Measured],
+        held_out: Callable[[TrialConfig], int],
+        fit_s: float,
+        slots: int,
+        *,
+        fused: bool = False,
     ) -> None:
-        self._held_out, self._model_s, self._slots = held_out, model_s, slots
-        self._step = _fit([_features(each.config) for each in measured], [each.step_s for each in measured])
+        self._held_out, self._fit_s, self._slots, self._fused = held_out, fit_s, slots, fused
+        self._step = _fit([_features(each.config, fused) for each in measured], [each.step_s for each in measured])
         self._evaluation = _fit([self._read(each.config) for each in measured], [each.evaluation_s for each in measured])
         self._checkpoint = _fit(
             [(1.0, float(each.checkpoint_bytes)) for each in measured], [each.checkpoint_s for each in measured]
@@ -244,17 +265,18 @@ class _CostModel:
         depths = [(1.0, float(sum(stack_depths(each.config)))) for each in measured]
         self._around = _fit(depths, [each.start_s + each.end_s for each in measured])
 
-    def trial(self, config: TrialConfig) -> TrialCost:
+    def trial(self, config: TrialConfig, fits: float = 0.0) -> TrialCost:
+        """fits: how often the sampler's model is fitted for a trial, on average."""
         parameters = count(config).num_parameters
-        step = float(np.dot(self._step, _features(config)))
+        step = MEAN_STEP * float(np.dot(self._step, _features(config, self._fused)))
         evaluation = float(np.dot(self._evaluation, self._read(config)))
         size = self._bytes * parameters
         checkpoint = float(np.dot(self._checkpoint, (1.0, size)))
         rungs = max(1, round(config.max_iters / config.eval_interval))
         around = float(np.dot(self._around, (1.0, sum(stack_depths(config)))))
-        seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + ASK_S + self._model_s
-        # While the model is fitted, once in a trial of each slot, evaluations wait for their answer: half of that on average.
-        seconds += rungs * self._model_s / 2 * min(1.0, self._slots * self._model_s / seconds)
+        seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + ASK_S + fits * self._fit_s
+        # While the model is fitted for any slot, evaluations wait for their answer: half of that on average.
+        seconds += rungs * self._fit_s / 2 * min(1.0, self._slots * fits * self._fit_s / seconds)
         # The best weights are kept beside the checkpoints.
         kept = size * min(config.max_save_num, rungs) + 4 * parameters
         return TrialCost(seconds, config.max_iters * _step_tokens(config), trial_flops(config), kept)
@@ -270,17 +292,25 @@ def _values(config: TrialConfig) -> float:
     return sum(stack_depths(config)) * (4 * config.d_model + config.d_ff) + config.vocab_size
 
 
-def _weights(config: TrialConfig) -> float:
-    """Attention weights of a token that are written out in all layers: for dropout among them, and twice for a loss on them,
-    which costs about so much more on a CPU (benchmarks/RESULTS.md). A GPU's kernel writes none out for dropout."""
-    times = (config.attention_probs_dropout_prob > 0) + 2 * (config.attention_loss_weight > 0)
-    return sum(stack_depths(config)) * config.num_heads * config.context_length * times
+def _written(config: TrialConfig, fused: bool) -> float:
+    """How often attention weights are written out: for dropout among them, and twice for a loss on them."""
+    dropped, told = config.attention_probs_dropout_prob > 0 and not fused, config.attention_loss_weight > 0
+    return 2.5 if dropped and told else 2.0 * told + dropped
 
 
-def _features(config: TrialConfig) -> tuple[float, ...]:
-    """What the seconds of a step are made of: one, layers, values through the layers, attention weights, FLOPs."""
-    layers, tokens = float(sum(stack_depths(config))), _step_tokens(config)
-    return 1.0, layers, tokens * _values(config), tokens * _weights(config), _step_flops(config) + update_flops(config)
+def _features(config: TrialConfig, fused: bool = False) -> tuple[float, ...]:
+    """What the seconds of a step are made of: one, layers, values through the layers, FLOPs.
+
+    fused: whether dropout of attention weights is part of a kernel that writes none of them out, as on a GPU.
+    """
+    layers, tokens, written = float(sum(stack_depths(config))), _step_tokens(config), _written(config, fused)
+    weights = written * layers * config.num_heads * config.context_length
+    return (
+        1.0,
+        layers * (1 + WRITTEN_CALLS * written),
+        tokens * (_values(config) + WRITTEN_VALUES * weights),
+        _step_flops(config) + update_flops(config),
+    )
 
 
 def _fit(features: Sequence[Sequence[float]], targets: Sequence[float]) -> Any:

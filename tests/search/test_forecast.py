@@ -19,10 +19,14 @@ from hpsearch.data.corpus import Corpus
 from hpsearch.errors import SpaceError
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.model.counting import count
+from hpsearch.search.auto import LATER_WIDE, START_UP, modelled_share
 from hpsearch.search.drift import likely_loss
 from hpsearch.search.forecast import (
     DRAWS,
     FOUND,
+    MEAN_STEP,
+    MODEL_EACH_S,
+    MODEL_S,
     SIZES,
     THOROUGH,
     Effort,
@@ -88,6 +92,11 @@ class Priced:
         return (of(self.baseline) + (trials - 1) * fmean(map(of, self.configs[1:]))) / trials
 
 
+def whole_s(config: TrialConfig) -> float:
+    """Of all steps of a run on a machine that now and then does something else."""
+    return MEAN_STEP * config.max_iters * step_seconds(config)
+
+
 @pytest.fixture
 def priced(toys: Toys) -> Priced:
     return Priced(toys)
@@ -140,11 +149,11 @@ def test_where_a_search_is_likely_to_go_is_measured_without_dropout(priced: Pric
 
 def test_the_forecast_finds_the_cost_of_configurations_that_it_did_not_measure(priced: Priced) -> None:
     found = priced.forecast()
-    steps = priced.mean(lambda config: config.max_iters * step_seconds(config))
+    steps = priced.mean(whole_s)
     # Beside its steps a trial has five evaluations, which this trainer answers at once.
     assert found.trial.seconds == pytest.approx(steps, rel=0.05)
     assert found.seconds == pytest.approx(10 * steps / 2, rel=0.25)
-    slowest = max(config.max_iters * step_seconds(config) for config in priced.configs)
+    slowest = max(map(whole_s, priced.configs))
     assert found.slowest_seconds == pytest.approx(10 * slowest / 2, rel=0.05)
     assert found.trial.tokens == pytest.approx(1e6, rel=0.01)
     flops = priced.mean(lambda config: count(config).flops_per_token * 1e6)
@@ -156,8 +165,7 @@ def test_the_forecast_finds_the_cost_of_configurations_that_it_did_not_measure(p
 
 
 def test_the_baseline_alone_would_price_the_space_wrong(priced: Priced) -> None:
-    steps = fmean(config.max_iters * step_seconds(config) for config in priced.configs)
-    alone = priced.baseline.max_iters * step_seconds(priced.baseline)
+    steps, alone = fmean(map(whole_s, priced.configs)), whole_s(priced.baseline)
     assert abs(alone / steps - 1) > 0.05
     assert priced.forecast(shapes=2).trial.seconds == pytest.approx(steps, rel=0.25)
     assert priced.forecast(shapes=3).trial.seconds == pytest.approx(steps, rel=0.05)
@@ -223,45 +231,76 @@ def test_a_forecast_takes_a_small_part_of_its_study() -> None:
 
 
 def test_a_sampler_that_fits_a_model_takes_time_to_ask(priced: Priced) -> None:
-    with closing(LocalExecutor(1, 1, trainer="metered_trainers:metered")) as executor:
-        by_model, at_random = (
-            forecast(priced.bench, executor, priced.configs, 4, priced.corpus, sampler=sampler, effort=Effort(1)).seconds
-            for sampler in ("auto", "random")
-        )
-    searched = len(priced.bench.space.searched)
-    fitting_s = 0.15 + 0.05 * searched
+    def study_s(sampler: str, trials: int) -> float:
+        with closing(LocalExecutor(1, 1, trainer="metered_trainers:metered")) as executor:
+            return forecast(
+                priced.bench, executor, priced.configs, trials, priced.corpus, sampler=sampler, effort=Effort(1)
+            ).seconds
+
+    # Of one Gaussian process for each trial, once there is something to learn from; the trials are the same for both.
+    searched, later = len(priced.bench.space.searched), 8
+    fitted_s = later * (MODEL_S + MODEL_EACH_S * searched)
     # Trials here take so long that hardly an evaluation has to wait.
-    assert by_model - at_random == pytest.approx(4 * fitting_s, rel=0.2)
+    assert study_s("gp", START_UP + later) - study_s("tpe", START_UP + later) == pytest.approx(fitted_s, rel=0.2)
+    assert study_s("gp", START_UP) == pytest.approx(study_s("tpe", START_UP), abs=0.2 * fitted_s)
+
+
+def test_in_a_large_space_fewer_trials_are_proposed_by_the_model() -> None:
+    shares = [modelled_share(parameters) for parameters in (2, 8, 15, 34)]
+    assert shares[0] == shares[1] == 1 - LATER_WIDE
+    assert shares == sorted(shares, reverse=True)
+    assert 0.5 < shares[-1] < 0.7
+
+
+def explicit(config: TrialConfig, dropout: float, loss: float) -> TrialConfig:
+    return config.model_copy(update={"attention_probs_dropout_prob": dropout, "attention_loss_weight": loss})
 
 
 def test_attention_weights_that_are_written_out_are_paid_for(priced: Priced) -> None:
-    def weights_s(config: TrialConfig) -> float:
-        return 1e-7 * config.num_layers * config.num_heads * config.batch_size * config.context_length**2
+    value_s = 1e-8
 
-    def shaped(config: TrialConfig, dropout: float, loss: float) -> TrialConfig:
-        return config.model_copy(update={"attention_probs_dropout_prob": dropout, "attention_loss_weight": loss})
+    def step_s(config: TrialConfig, times: float) -> float:
+        tokens, layers = config.batch_size * config.context_length, config.num_layers
+        values = layers * (4 * config.d_model + config.d_ff) + config.vocab_size
+        weights = 1.5 * times * layers * config.num_heads * config.context_length
+        return 1e-3 + 5e-4 * layers * (1 + 0.15 * times) + value_s * tokens * (values + weights)
 
     measured = []
     for index, shape in enumerate(choose_shapes(priced.configs, 6)):
-        step_s = step_seconds(shape) + weights_s(shape) * (index % 2)
-        measured.append(Measured(shaped(shape, 0.1 * (index % 2), 0.0), step_s, 0.1, 0.01, checkpoint_bytes=1000))
+        dropped = index % 2
+        config = explicit(shape, 0.1 * dropped, 0.0)
+        measured.append(Measured(config, step_s(shape, dropped), 0.1, 0.01, checkpoint_bytes=1000))
     model, config = _CostModel(measured, lambda _: 1, 0.0, 1), priced.configs[7]
-    without, dropped, both = (model.trial(shaped(config, *given)).seconds for given in ((0.0, 0.0), (0.1, 0.0), (0.1, 1e-3)))
-    assert dropped - without == pytest.approx(config.max_iters * weights_s(config), rel=0.01)
-    assert both - without == pytest.approx(3 * config.max_iters * weights_s(config), rel=0.01)
+    plain, *others = (
+        model.trial(explicit(config, *given)).seconds for given in ((0.0, 0.0), (0.1, 0.0), (0.0, 1e-3), (0.1, 1e-3))
+    )
+    for seconds, times in zip(others, (1, 2, 2.5), strict=True):
+        more_s = MEAN_STEP * config.max_iters * (step_s(config, times) - step_s(config, 0))
+        assert seconds - plain == pytest.approx(more_s, rel=0.02)
+
+
+def test_a_gpu_writes_none_out_for_dropout(priced: Priced) -> None:
+    shapes = choose_shapes(priced.configs, 6)
+    measured = [Measured(shape, step_s=step_seconds(shape), evaluation_s=0.1, checkpoint_bytes=1000) for shape in shapes]
+    gpu = _CostModel(measured, lambda _: 1, 0.0, 1, fused=True)
+    plain, dropped, told = (
+        gpu.trial(explicit(priced.baseline, *given)).seconds for given in ((0.0, 0.0), (0.1, 0.0), (0.0, 1e-3))
+    )
+    assert plain == dropped < told
 
 
 def test_evaluations_wait_while_the_model_is_fitted(priced: Priced) -> None:
     measured = [Measured(priced.baseline, step_s=0.01, evaluation_s=0.1, checkpoint_s=0.01, checkpoint_bytes=1000)]
     short = priced.baseline.model_copy(update={"max_iters": 5, "eval_interval": 1})
 
-    def more_s(slots: int, config: TrialConfig) -> float:
-        with_model, without = (_CostModel(measured, lambda _: 1, model_s, slots).trial(config) for model_s in (0.5, 0.0))
-        return with_model.seconds - without.seconds - 0.5
+    def more_s(slots: int, config: TrialConfig, fits: float = 1.0) -> float:
+        model = _CostModel(measured, lambda _: 1, 0.5, slots)
+        return model.trial(config, fits).seconds - model.trial(config).seconds - 0.5 * fits
 
     # A trial of about 1.5 s: in four slots one is asked for all the time, and each of five evaluations waits half of 0.5 s.
     assert more_s(4, short) == pytest.approx(5 * 0.25)
     assert 0 < more_s(1, short) < 0.5 * more_s(4, short)
+    assert more_s(1, short, fits=0.5) == pytest.approx(0.5 * more_s(1, short), rel=0.3)
     assert more_s(4, priced.baseline) < 0.2, "a long trial hardly meets one"
 
 
