@@ -72,10 +72,10 @@ THOROUGH = Effort(6, 1.5)
 
 
 def effort_for(study_s: float) -> Effort:
-    """What a study of about so many seconds is worth: a small part of its time."""
-    if study_s < 60:
+    """What a study of about so many seconds is worth, as far as its baseline tells: a small part of its time."""
+    if study_s < 30:
         return Effort(2)
-    return Effort(4, 1.0) if study_s < 300 else THOROUGH
+    return Effort(4, 1.0) if study_s < 180 else THOROUGH
 
 
 Make = Callable[[Mapping[str, Any]], TrialConfig]
