@@ -33,9 +33,11 @@ class Sameness:
         return tuple(self._told(parameter, settings) for parameter in self._space.searched)
 
     def keys(self, trials: Iterable[FrozenTrial]) -> set[Hashable]:
-        """Of one study's trials; the ended ones are remembered."""
+        """Of one study's trials, but those that wait for their values; the ended ones are remembered."""
         found = set()
         for trial in trials:
+            if not trial.params:
+                continue
             key = self._known.get(trial.number) or self.key(trial.params)
             if trial.state.is_finished():
                 self._known[trial.number] = key
@@ -44,13 +46,12 @@ class Sameness:
 
     def _told(self, parameter: Searched, settings: Mapping[str, Setting]) -> Hashable:
         """None where it is no part of the configuration, is off, or follows what only the budget knows."""
+        value = settings.get(parameter.name)
+        if isinstance(parameter, Range):
+            return round(PARTS * parameter.part(value)) if isinstance(value, int | float) else None
         if parameter.name not in settings:
             return None
         try:
-            value = self._space.names.lookup(parameter.name, settings)
+            return self._space.names.lookup(parameter.name, settings)
         except UnknownValue:
             return None
-        if isinstance(parameter, Range):
-            assert isinstance(value, int | float)
-            return round(PARTS * parameter.part(value))
-        return value

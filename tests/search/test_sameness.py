@@ -73,6 +73,15 @@ def test_another_model_is_another(change: dict[str, Any]) -> None:
     assert sameness.key(PROPOSAL | change) != sameness.key(PROPOSAL)
 
 
+def test_trials_that_wait_for_their_values_or_for_some_of_them_are_no_obstacle() -> None:
+    sameness, study = Sameness(SPACE), optuna.create_study()
+    study.enqueue_trial({"learning_rate": 0.1})
+    assert sameness.keys(study.trials) == set()
+    study.ask().suggest_float("learning_rate", 1e-5, 1e-1, log=True)  # And its coordinator was killed.
+    (key,) = sameness.keys(study.trials)
+    assert key != sameness.key(PROPOSAL)
+
+
 def test_a_search_spends_nothing_on_a_model_that_it_has() -> None:
     space = parse_space(
         """\
