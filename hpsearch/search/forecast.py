@@ -210,7 +210,8 @@ def forecast(
     if not found:
         raise bench.space.document.place.error("neither the baseline (the priors) nor another configuration can be trained")
     searched, rungs = len(bench.space.searched), bench.space.budget.evaluations
-    fit_s = MODEL_S + MODEL_EACH_S * searched if sampler in MODELLERS else 0.0
+    modelled = sampler == "gp" or (sampler in MODELLERS and len(bench.space.objectives) == 1)
+    fit_s = MODEL_S + MODEL_EACH_S * searched if modelled else 0.0
     model = _CostModel(found, held_out_tokens(corpus), fit_s, slots, fused=bench.devices[0] != "cpu")
     fits = 1.0 if sampler == "gp" else modelled_share(searched)
     first, later = ([model.trial(config, share) for config in configs] for share in (0.0, fits))

@@ -62,7 +62,7 @@ LEARNERS = ("auto", "auto_wide", "tpe", "gp")
 """The samplers that earlier studies can inform: the others learn from no trial, or (cmaes) from the study's own only."""
 
 MODELLERS = ("auto", "auto_wide", "gp")
-"""Those that fit a Gaussian process for each proposal, which takes time."""
+"""Those that fit a Gaussian process for their proposals, which takes time; `auto` where there is one objective."""
 
 BASELINE = "hpsearch:baseline"
 """User attribute of an enqueued trial that is to be the baseline."""
