@@ -229,6 +229,7 @@ class AutoSampler(samplers.BaseSampler):
             if name == "gp":
                 drawn = self._encoding.decoded(drawn)
             proposal = self._space.propose(functools.partial(self._from, drawn))
+            # What is seen may be of earlier studies too, and they need not be repeated here.
             if self._sameness.key(proposal) not in tried and all(proposal != other.params for other in seen):
                 self.source = name
                 return proposal

@@ -1,4 +1,4 @@
-"""Which proposals of a space would train the same model, so that no compute is spent on one twice."""
+"""Which proposals of a space would train the same model, so that a search can look further."""
 
 from __future__ import annotations
 
