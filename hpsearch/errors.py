@@ -22,6 +22,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from hpsearch.text import printable
+
 
 class HpsearchError(Exception):
     """Base of every error that is shown to users as one line, without a traceback: what would break the line, such as a line
@@ -30,7 +32,7 @@ class HpsearchError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(each if each.isprintable() else repr(each)[1:-1] for each in message))
+        super().__init__(printable(message))
 
 
 class BadInput(HpsearchError):

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import BadInput, ConfigError, HpsearchError, StorageUnreachable, StudyGone, StudyOwned
+from hpsearch.files import write_atomically
 from hpsearch.places import Placement
 from hpsearch.report.view import StudyView, amount, duration, searched_by
 from hpsearch.search.confirmation import Confirmation, Retraining, confirmable, fresh_seeds, left_to_do
@@ -383,7 +384,7 @@ def write_results(study: Study, *, ended: bool) -> tuple[StudyView, list[str]]:
     seen = StudyView.load(study.store, study.store.study(study.record.name))
     at_edge = edges(study.space, seen.best.params) if seen.best is not None else []
     if seen.best is not None:
-        (study.folder / "best.yaml").write_text(best_config_yaml(seen, seen.best), encoding="utf-8")
+        write_atomically(study.folder / "best.yaml", best_config_yaml(seen, seen.best))
     if ended:
         told = started_from(seen.study)
         write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge, earlier=told)

@@ -30,6 +30,7 @@ from hpsearch.cli.options import (
 )
 from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
 from hpsearch.errors import BadInput, NoTrialSucceeded, StudyGone, StudyOwned
+from hpsearch.files import write_atomically
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
@@ -196,7 +197,7 @@ def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:
         return
     from hpsearch.report.page import write_report
 
-    (folder / "best.yaml").write_text(best_config_yaml(view, view.best), encoding="utf-8")
+    write_atomically(folder / "best.yaml", best_config_yaml(view, view.best))
     space = parse_space(view.study.space_text, f"study {view.study.name}")
     at_edge, told = edges(space, view.best.params), started_from(view.study)
     write_report(view, load_optuna(url, view.study.name), axes(space), folder / "report.html", edges=at_edge, earlier=told)

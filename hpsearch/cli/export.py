@@ -21,6 +21,7 @@ from hpsearch.cli.options import (
     require_writable,
 )
 from hpsearch.errors import BadInput, did_you_mean
+from hpsearch.files import write_atomically
 
 if TYPE_CHECKING:
     from hpsearch.report.view import StudyView
@@ -88,7 +89,7 @@ def export(
     if out is None:
         sys.stdout.write(text)
         return
-    out.write_text(text, encoding="utf-8")
+    write_atomically(out, text)
     print(f"trial {chosen.number} of '{view.study.name}' is in {out}", file=sys.stderr)
 
 

@@ -27,6 +27,7 @@ from hpsearch.cli.options import (
     require_writable,
 )
 from hpsearch.errors import BadInput
+from hpsearch.files import write_atomically
 
 if TYPE_CHECKING:
     from hpsearch.report.view import StudyView
@@ -210,7 +211,7 @@ def write_table(load: Callable[[], StudyView], format: str, out: Path | None) ->
     elif out is None:
         sys.stdout.write(to_csv(load()))
     else:
-        out.write_text(to_csv(load()), encoding="utf-8", newline="")
+        write_atomically(out, to_csv(load()))
 
 
 @app.command()

@@ -30,6 +30,7 @@ from hpsearch.cli.options import (
     storage_url,
 )
 from hpsearch.errors import INTERRUPTED, BadInput, did_you_mean
+from hpsearch.files import write_atomically
 from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def train(
         say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
         return pausing.exit_code
     if changes or config is None or config.suffix.lower() == ".toml":
-        (out / "config.yaml").write_text(config_yaml(asked), encoding="utf-8")
+        write_atomically(out / "config.yaml", config_yaml(asked))
     else:
         with contextlib.suppress(shutil.SameFileError):
             shutil.copyfile(config, out / "config.yaml")

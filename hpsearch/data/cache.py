@@ -10,16 +10,14 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hpsearch import files
 from hpsearch.errors import DataError, StoppedForNow
 
-_PARTIAL = ".partial"
 _ABANDONED_S = 24 * 3600
 
 
@@ -34,33 +32,29 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
     Raises StoppedForNow when the disk is full, and DataError when the folder cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
     new = [folder for folder in (path.parent, path.parent.parent) if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _forget_abandoned(path.parent)
-        opened = partial.open("xb")
-    except OSError as error:
-        raise DataError(f"{path.parent}: cannot keep prepared data here: {error.strerror}; give a folder to write to") from None
-    try:
-        with opened as file:
+        with files.writing(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
             for folder in new:
                 folder.rmdir()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if not isinstance(error, OSError):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoppedForNow(f"{path.parent}: the disk is full; make room and run the same command again") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            message = f"{path.parent}: cannot keep prepared data here: {error.strerror}; give a folder to write to"
+            raise DataError(message) from None
         raise
 
 
 def _forget_abandoned(folder: Path) -> None:
     """A process killed while it wrote leaves its partial file, which can be as large as the text."""
-    for partial in folder.glob(f"*{_PARTIAL}"):
+    for partial in folder.glob(f"*{files.TEMPORARY}"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > _ABANDONED_S:
                 partial.unlink()

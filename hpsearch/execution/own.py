@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer, TrialTask
+from hpsearch.files import write_atomically
 from hpsearch.objectives import NEGATED
 from hpsearch.training import heartbeat
 from hpsearch.training.events import (
@@ -265,7 +266,7 @@ class Journal:
         self._noted = [entry for entry in self._noted if entry["step"] < step]
         entry = {"step": step, "path": shown, "seconds": self._elapsed(), "rung": self._rung, "values": self._values}
         self._noted = [*self._noted, entry][-KEPT:]
-        _write(self._task.folder / RESUME, self._noted)
+        write_atomically(self._task.folder / RESUME, json.dumps(self._noted))
         self.resume = Checkpoint(step, str(path))
         return CheckpointSaved(step, str(path), "", _size(path))
 
@@ -286,16 +287,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return list(noted)
-
-
-def _write(path: Path, noted: list[dict[str, Any]]) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(noted, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _whereabouts(folder: Path, entry: Mapping[str, Any]) -> Path:

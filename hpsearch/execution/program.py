@@ -26,6 +26,7 @@ from typing import Any
 from hpsearch.execution import leash
 from hpsearch.execution.own import Evaluation, Journal, Run, Said, run_of
 from hpsearch.execution.protocol import ProgramTrainer, TrialTask
+from hpsearch.files import write_atomically
 from hpsearch.objectives import NEGATED
 from hpsearch.training import heartbeat
 from hpsearch.training.events import Answer, Outcome, Warned
@@ -92,7 +93,7 @@ def program(task: TrialTask, trainer: ProgramTrainer) -> Said:
     if journal.over:
         return journal.result(Outcome.COMPLETE)
     run = run_of(task, journal.resume)
-    (task.folder / "config.json").write_text(json.dumps(task.config, indent=2) + "\n", encoding="utf-8")
+    write_atomically(task.folder / "config.json", json.dumps(task.config, indent=2) + "\n")
     asked, outcome = Answer.CONTINUE, Outcome.COMPLETE
     with _Child(fill(trainer.words, values_for(task.config, run)), task) as child:
         heartbeat.beat()

@@ -12,9 +12,7 @@ import functools
 import gzip
 import hashlib
 import json
-import os
 import shlex
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -26,6 +24,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from hpsearch.errors import BadInput
+from hpsearch.files import write_atomically
 from hpsearch.report import style
 from hpsearch.report.failures import failures
 from hpsearch.report.gallery import NAMES, SLICE, gallery
@@ -56,19 +55,9 @@ def write_report(
     """
     page = render_report(view, study, searched, edges=edges, earlier=earlier, chosen=chosen)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot write the report here: {error.strerror}") from None
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-        temporary.chmod(0o644)  # mkstemp's file is for its owner alone; a report is to be shown.
-        temporary.replace(path)
+        write_atomically(path, page)
     except OSError as error:
         raise BadInput(f"{path}: cannot write the report: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def render_report(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from hpsearch.errors import BadInput, StorageUnreachable, StudyGone
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
+from hpsearch.files import write_atomically
 from hpsearch.search import outcomes
 from hpsearch.search.judging import Judge
 from hpsearch.search.lease import RENEW_S, SILENCE_S
@@ -24,6 +25,7 @@ from hpsearch.search.watcher import Watcher
 from hpsearch.space.canonical import to_yaml
 from hpsearch.storage.records import AttemptRecord, DecisionRecord, Owner, RequestRecord, TrialRecord, TrialState
 from hpsearch.storage.transactions import storage_errors
+from hpsearch.text import storable
 from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
 
 POLL_S = 0.2
@@ -206,7 +208,7 @@ class Coordinator:
         folder.mkdir(parents=True, exist_ok=True)
         set_ = {name: value for name, value in record.config.items() if value is not None}
         document = {"data": study.record.data, "hyperparameters": set_}  # `hpsearch train --config` reads it.
-        (folder / "config.yaml").write_text(to_yaml(document), encoding="utf-8")
+        write_atomically(folder / "config.yaml", to_yaml(document))
         index = int(slot.name.rpartition("-")[2]) if slot.name.rpartition("-")[2].isdecimal() else 0
         task = TrialTask(
             number=record.number,
@@ -383,7 +385,7 @@ class Coordinator:
             return
         if failed.traceback:
             log = self._study.trial_folder(active.record.number) / "error.txt"
-            log.write_text(failed.traceback, encoding="utf-8")
+            write_atomically(log, storable(failed.traceback))
         self._end(replace(active.record, state=TrialState.FAILED, reason=failed.message), active.left("failed", failed.message))
 
     def _on_out_of_memory(self, active: _Active, failed: Failed) -> None:

@@ -20,6 +20,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, ConfigError, StudyGone
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
+from hpsearch.files import write_atomically
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.places import require_folder, require_writable
 from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
@@ -155,8 +156,8 @@ class Study:
     def write_files(self) -> None:
         """`space.yaml` and `study.json` for people; the database is what counts."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "space.yaml").write_text(self.record.space_text, encoding="utf-8")
-        (self.folder / "study.json").write_text(json.dumps(asdict(self.record), indent=2) + "\n", encoding="utf-8")
+        write_atomically(self.folder / "space.yaml", self.record.space_text)
+        write_atomically(self.folder / "study.json", json.dumps(asdict(self.record), indent=2) + "\n")
 
 
 @dataclass(frozen=True)

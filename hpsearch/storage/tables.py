@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 
 from hpsearch.storage.records import BudgetRecord, TrialState
+from hpsearch.text import storable
 
 REVISION = "0002"
 VERSION_TABLE = "hps_alembic_version"  # Optuna's is `alembic_version`
@@ -118,9 +119,7 @@ class Prose(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None:
-            return None
-        return value.replace("\0", "\ufffd").encode(errors="replace").decode()
+        return None if value is None else storable(value)
 
 
 studies = Table(

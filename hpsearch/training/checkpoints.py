@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,12 +22,12 @@ from torch import Tensor
 
 from hpsearch.config import TrialConfig
 from hpsearch.errors import StoppedForNow
+from hpsearch.files import TEMPORARY, write_atomically
 from hpsearch.training.events import CheckpointSaved
 from hpsearch.training.memory import DISK_FULL
 
 BEST = "best.safetensors"
 PATTERN = "step-*.pt"
-TEMPORARY = ".tmp"
 CHECKSUM = ".sha256"
 
 UNRELATED = frozenset(
@@ -162,25 +161,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise DamagedCheckpoint(f"{path}: passed over: not a checkpoint")
     return state
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write `path` whole or not at all, flushed to disk with its folder. Raises OSError; the old file then stays."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _remove(path: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import HELD_OUT_BYTES, Corpus
+from hpsearch.files import write_atomically
 from hpsearch.model.transformer import Transformer
+from hpsearch.text import storable
 from hpsearch.training.divergence import ngram_divergence
 from hpsearch.training.generation import MASK, Sampling, context_limit, continuations, generate
 
@@ -34,7 +36,7 @@ def write_sample(model: Transformer, corpus: Corpus, config: TrialConfig, folder
     prompt = prompt_from(corpus.held_out(1)[0], model, corpus)
     generated = generate(model, corpus.tokenizer, prompt, settings=Sampling.of(config), seed=config.seed)
     texts = [printable(text) for text in generated]
-    (folder / FILE).write_text(SEPARATOR.join(texts) + "\n", "utf-8")
+    write_atomically(folder / FILE, storable(SEPARATOR.join(texts)) + "\n")
     return texts[0]
 
 

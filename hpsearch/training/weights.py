@@ -12,8 +12,9 @@ from torch import Tensor
 from hpsearch.config import TrialConfig
 from hpsearch.data.tokenizer import Tokenizer
 from hpsearch.errors import BadInput, ConfigError
+from hpsearch.files import write_atomically
 from hpsearch.model.transformer import Transformer
-from hpsearch.training.checkpoints import DamagedCheckpoint, disk_full_stops, load_checkpoint, write_atomically
+from hpsearch.training.checkpoints import DamagedCheckpoint, disk_full_stops, load_checkpoint
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

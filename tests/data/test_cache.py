@@ -42,13 +42,13 @@ def test_a_full_disk_stops_the_command_for_now(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
-    old, young = tmp_path / "a.0.partial", tmp_path / "b.0.partial"
+    old, young = tmp_path / "a.0.hpsearch-tmp", tmp_path / "b.0.hpsearch-tmp"
     for path in (old, young):
         path.write_bytes(b"x")
     os.utime(old, (0, 0))
     with writing(tmp_path / "c"):
         pass
-    assert {path.name for path in tmp_path.iterdir()} == {"b.0.partial", "c"}
+    assert {path.name for path in tmp_path.iterdir()} == {"b.0.hpsearch-tmp", "c"}
 
 
 def test_what_is_remembered_is_recalled_by_its_key(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_processes_that_open_a_corpus_at_once_get_the_same_one(write: Write, tmp
     for process in processes:
         process.join()
     assert len(found) == 1
-    assert not list((tmp_path / "cache").rglob("*.partial"))
+    assert not list((tmp_path / "cache").rglob("*.hpsearch-tmp"))
     assert not list((tmp_path / "cache").rglob("*.joining"))
 
 

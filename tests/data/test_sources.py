@@ -158,7 +158,7 @@ def test_what_is_not_utf8_is_refused_with_the_byte_and_its_offset(
     with pytest.raises(DataError, match=rf"latin\.txt: not UTF-8: byte {offset}; convert"):
         find_text(str(path.parent), tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.txt"))
-    assert not list((tmp_path / "cache").rglob("*.partial"))
+    assert not list((tmp_path / "cache").rglob("*.hpsearch-tmp"))
 
 
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_fault_12_a_full_disk_pauses_the_study_with_its_old_checkpoint_intact_an
     newest = checkpoints(disturbed, 0)[-1]
     assert weights(newest)  # Sound: it loads.
     assert before.checkpoints[0] == step(newest)
-    assert list(newest.parent.glob("*.tmp")) == []
+    assert list(newest.parent.glob("*.hpsearch-tmp")) == []
     done = disturbed.run(*ONE)
     assert done.returncode == 0, done.stderr
     assert undisturbed.equals(disturbed, storage_url)

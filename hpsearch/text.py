@@ -1,0 +1,45 @@
+"""Text from elsewhere, made safe to show and to store: a trial's message, a name, a path, a sample.
+
+Whatever a person, a program or a model wrote can hold control characters that steer a terminal, unpaired surrogates that no
+UTF-8 file or database takes (Python reads a path that is not UTF-8 as such), NUL characters, and megabytes.
+"""
+
+from __future__ import annotations
+
+LONGEST_MESSAGE = 4_000
+"""Characters of a reason, a warning or an error that are kept."""
+
+CUT = " […] "
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """`text` with each character that is not printable written as Python writes it, so that it cannot steer a terminal.
+
+    keep: characters that stay as they are, such as "\\n" where a text has several lines.
+    """
+    return "".join(each if each.isprintable() or each in keep else _escaped(each) for each in text)
+
+
+def storable(text: str) -> str:
+    """`text` as UTF-8 files and every database take it: without NUL characters and unpaired surrogates.
+
+    A byte of a path that is not UTF-8 is written as `\\xe9`.
+    """
+    if "\0" not in text and text.isascii():
+        return text
+    return "".join(_escaped(each) if each == "\0" or "\ud800" <= each <= "\udfff" else each for each in text)
+
+
+def message(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """A message of a trial or a program: storable, and at most `longest` characters; its middle is left out."""
+    if len(text) > longest:
+        half = (longest - len(CUT)) // 2
+        text = text[:half] + CUT + text[-half:]
+    return storable(text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # A byte that is not UTF-8, as `os.fsdecode` reads it.
+        return f"\\x{code - 0xDC00:02x}"
+    return repr(character)[1:-1]
