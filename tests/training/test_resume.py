@@ -204,9 +204,11 @@ def test_a_full_disk_stops_for_now_and_the_run_goes_on_later(runs: Any, tmp_path
     # The next event is the evaluation at step 8, the one after it would be its checkpoint.
     next(run)
     # /dev/full answers every write as a full disk does.
-    (tmp_path / "full" / "checkpoints" / "step-00000008.pt.tmp").symlink_to("/dev/full")
+    full = tmp_path / "full" / "checkpoints" / "step-00000008.pt"
+    full.symlink_to("/dev/full")
     with pytest.raises(StoppedForNow, match="no space left on device"):
         next(run)
+    full.unlink()
     kept = sorted(path.name for path in (tmp_path / "full" / "checkpoints").iterdir())
     assert kept == ["best.safetensors", "step-00000004.pt", "step-00000004.pt.sha256"]
     after, _ = runs.finish(config, tmp_path / "full")
