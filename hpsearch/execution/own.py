@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpsearch.config import interval_of
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer, TrialTask
 from hpsearch.files import write_atomically
 from hpsearch.objectives import NEGATED
@@ -30,6 +31,7 @@ from hpsearch.training.events import (
     TrainResult,
     Warned,
 )
+from hpsearch.training.schedules import due, due_up_to
 
 TRAINER = "hpsearch.execution.own:train"
 """What a slot loads."""
@@ -77,7 +79,10 @@ class Run:
     steps: int
     """Of a whole run: the study's budget."""
     eval_interval: int
-    """Steps between two evaluations that the study hears of; more are welcome, and pass as signs of life."""
+    """Whole steps between two evaluations, rounded down where the steps do not divide evenly: a trainer that evaluates so
+    often, and after its last step, misses none that the study wants; more are welcome, and pass as signs of life."""
+    evaluations: int
+    """That the study hears of, at equal parts of the steps; `evaluation_due` says where."""
     trial: int
     """The trial's number."""
     seed: int
@@ -85,6 +90,10 @@ class Run:
     device: str
     """`cpu`, `cuda:0`."""
     threads: int
+
+    def evaluation_due(self, step: int) -> bool:
+        """Whether the study wants to hear of an evaluation after `step` steps; of the last step it always does."""
+        return due(step, self.steps, interval_of(self.steps, self.evaluations))
 
 
 def train(task: TrialTask) -> Said:
@@ -109,6 +118,7 @@ def run_of(task: TrialTask, resume: Checkpoint | None) -> Run:
         resume_step=0 if resume is None else resume.step,
         steps=own.steps,
         eval_interval=own.steps // own.evaluations,
+        evaluations=own.evaluations,
         trial=task.number,
         seed=own.seed,
         device=task.device,
@@ -151,7 +161,6 @@ class Journal:
     def __init__(self, task: TrialTask) -> None:
         assert task.own is not None
         self._task, self._own = task, task.own
-        self._interval = task.own.steps // task.own.evaluations
         self._began = time.monotonic()
         self._values: dict[str, float]
         self._heard: set[str] = set()
@@ -227,7 +236,7 @@ class Journal:
                 self.step = max(self.step, said.step)
                 return Answer.STOP
         self._values |= metrics
-        rung = said.step // self._interval
+        rung = due_up_to(said.step, self._own.steps, interval_of(self._own.steps, self._own.evaluations))
         if rung <= self._rung:
             return (yield Progress(said.step, 0.0, 0.0, 0.0))
         self._rung = rung

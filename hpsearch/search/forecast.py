@@ -22,7 +22,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput
 from hpsearch.execution.protocol import Executor
-from hpsearch.model.counting import count, stack_depths, update_flops
+from hpsearch.model.counting import count, stack_depths, step_flops
 from hpsearch.search.auto import START_UP, modelled_share
 from hpsearch.search.drift import course, drifts, improved, likely_loss
 from hpsearch.search.measuring import GLANCE_S, Bench, Measured, measure
@@ -30,6 +30,7 @@ from hpsearch.search.samplers import MODELLERS
 from hpsearch.space.parameters import Searched, Setting, Settings
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
+from hpsearch.training.schedules import evaluations
 
 DRAWS = 400
 """Configurations that stand for the space."""
@@ -181,7 +182,7 @@ def choose_shapes(configs: Sequence[TrialConfig], most: int, *, drifting: bool =
     shapes = [configs[0]]
     if drifting:  # Where no token is seen twice, dropout only costs, and a search finds that out.
         shapes.append(resized(min(configs, key=likely_loss)).model_copy(update=NO_DROPOUT))
-    ordered, others = sorted(configs, key=_step_flops), most - len(shapes)
+    ordered, others = sorted(configs, key=step_flops), most - len(shapes)
     for index in range(others):
         shapes.append(resized(ordered[round((len(ordered) - 1) * index / max(1, others - 1))]))
     chosen: dict[tuple[float, ...], TrialConfig] = {}
@@ -273,7 +274,7 @@ class _CostModel:
         evaluation = float(np.dot(self._evaluation, self._read(config)))
         size = self._bytes * parameters
         checkpoint = float(np.dot(self._checkpoint, (1.0, size)))
-        rungs = max(1, round(config.max_iters / config.eval_interval))
+        rungs = evaluations(config)
         around = float(np.dot(self._around, (1.0, sum(stack_depths(config)))))
         seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + ASK_S + fits * self._fit_s
         # While the model is fitted for any slot, evaluations wait for their answer: half of that on average.
@@ -310,7 +311,7 @@ def _features(config: TrialConfig, fused: bool = False) -> tuple[float, ...]:
         1.0,
         layers * (1 + WRITTEN_CALLS * written),
         tokens * (_values(config) + WRITTEN_VALUES * weights),
-        _step_flops(config) + update_flops(config),
+        step_flops(config),
     )
 
 
@@ -335,11 +336,7 @@ def _step_tokens(config: TrialConfig) -> int:
 
 def trial_flops(config: TrialConfig) -> float:
     """Training FLOPs of a whole trial."""
-    return config.max_iters * _step_flops(config)
-
-
-def _step_flops(config: TrialConfig) -> float:
-    return count(config).flops_per_token * _step_tokens(config)
+    return config.max_iters * step_flops(config)
 
 
 # What came of it
