@@ -41,8 +41,8 @@ class Group:
 def parameter_groups(model: nn.Module, config: TrialConfig) -> list[Group]:
     """The parameters of `model`, each in one group; empty groups are left out.
 
-    muon updates the matrices of the blocks; embedding tables, heads, the output projection and vectors go to AdamW, as
-    its author advises.
+    muon updates the matrices of the blocks, queries, keys and values each by themselves; embedding tables, heads, the output
+    projection and vectors go to AdamW, as its author advises.
     """
     parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     matrices = [(name, parameter) for name, parameter in parameters if parameter.ndim >= 2]
@@ -127,7 +127,9 @@ def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon`, for parameters that hold several matrices one below another: each is made orthogonal by itself.
 
-    rows: those of each parameter's matrices.
+    Queries, keys and values are so held. With equal FLOPs, apart was lower than together at each of four learning rates from
+    1e-3 to 3e-2 on each of three seeds, by 0.002 to 0.068 bits per byte (benchmarks/muon_qkv.py). rows: those of each
+    parameter's matrices.
     """
 
     def __init__(self, params: Iterable[Any], rows: Mapping[nn.Parameter, Sequence[int]], **settings: Any) -> None:
