@@ -26,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 from runs import as_trial
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import TrialConfig, evaluations_in
 from hpsearch.execution.protocol import TrialTask
 from hpsearch.model.counting import count, step_flops
 from hpsearch.space.load import parse_space
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.training.events import Answer, EvalPoint, Event, Outcome, TrainResult
-from hpsearch.training.schedules import evaluations_in, learning_rate_at, step_of
+from hpsearch.training.schedules import learning_rate_at, step_of
 
 TABLE = Path(__file__).with_name("table.jsonl")
 F64 = npt.NDArray[np.float64]

@@ -310,6 +310,13 @@ def interval_of(steps: float, evaluations: int) -> float:
     return max(1, steps // evaluations if whole else steps / evaluations)
 
 
+def evaluations_in(steps: float, interval: float) -> int:
+    """Evaluations of a run of `steps` with one every `interval` steps: the last at the end, none less than half an interval
+    before it.
+    """
+    return max(1, math.floor(steps / interval + 0.5))
+
+
 def canonical_name(name: str) -> str:
     """Our name of a hyperparameter or of one of its aliases. Raises ConfigError with the nearest match."""
     if name in HYPERPARAMETERS:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import TrialConfig, evaluations_in
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.execution import own
@@ -30,7 +30,7 @@ from hpsearch.search.proposals import candidate, concrete, open_text, outside
 from hpsearch.space.auto import Law
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import BudgetRecord
-from hpsearch.training.schedules import evaluations_in, step_of
+from hpsearch.training.schedules import step_of
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import get_args
 
-from hpsearch.config import ALIASES
+from hpsearch.config import ALIASES, evaluations_in
 from hpsearch.errors import did_you_mean
 from hpsearch.space.canonical import BUDGET_PARAMETERS
 from hpsearch.space.parameters import Derived, Fixed, Parameter
@@ -103,7 +102,7 @@ def _own_budget(parameters: dict[str, Parameter], given: dict[BudgetKind, float]
 
 
 def _evaluations(interval: Parameter, kind: BudgetKind, amount: float | None) -> int:
-    """How many evaluations a fixed eval_interval means: one at the end, and none within half an interval before it."""
+    """How many evaluations a fixed eval_interval means."""
     if kind != "max_iters" or amount is None or not isinstance(interval, Fixed) or not isinstance(interval.value, int | float):
         raise interval.place.error(
             f"eval_interval is refused under a budget of {kind}: its number of steps differs from trial to trial, and the "
@@ -111,7 +110,7 @@ def _evaluations(interval: Parameter, kind: BudgetKind, amount: float | None) ->
         )
     if interval.value > amount:
         raise interval.place.error(f"eval_interval {interval.value} is longer than the run of {amount:g} steps; shorten it")
-    return math.floor((amount - interval.value / 2) / interval.value) + 1
+    return evaluations_in(amount, interval.value)
 
 
 def check_budget(space: SearchSpace) -> None:

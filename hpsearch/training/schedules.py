@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import TrialConfig, evaluations_in
 
 WSD_DECAY_FRACTION = 0.2
 """Share of `lr_decay_iters`, at its end, in which `wsd` decays (arXiv:2405.18392 finds 10 to 20 % enough)."""
@@ -79,11 +79,6 @@ def rung_at(iteration: int, config: TrialConfig) -> int:
 def evaluations(config: TrialConfig) -> int:
     """Evaluations of a whole run: its number of rungs."""
     return evaluations_in(config.max_iters, config.eval_interval)
-
-
-def evaluations_in(max_iters: int, interval: float) -> int:
-    """Of a run of max_iters steps that evaluates every `interval` steps."""
-    return max(1, math.floor(max_iters / interval + 0.5))
 
 
 def step_of(rung: int, max_iters: int, interval: float) -> int:

@@ -14,11 +14,12 @@ from dataclasses import replace
 
 import psutil
 
+from hpsearch.config import evaluations_in
 from hpsearch.errors import DataError
 from hpsearch.execution.protocol import TrialTask
 from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult
 from hpsearch.training.heartbeat import beat
-from hpsearch.training.schedules import evaluations_in, step_of
+from hpsearch.training.schedules import step_of
 
 Run = Generator[Event, Answer, TrainResult]
 
