@@ -68,6 +68,8 @@ class Options(TypedDict, total=False):
     """`tensorboard`, `mlflow`, `wandb`."""
     studies_dir: str | Path
     """Where studies keep their files; `studies`."""
+    checkpoints_dir: str | Path | None
+    """Where checkpoints are kept, a folder for each study and trial; by default with the trial."""
     view: View
 
 
@@ -149,6 +151,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
         scheduler=options.get("scheduler"),
         seed=options.get("seed"),
         trainer=trainer,
+        checkpoints_dir=Path(elsewhere) if (elsewhere := options.get("checkpoints_dir")) else None,
     )
     worked = work(
         request,

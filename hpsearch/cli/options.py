@@ -12,9 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpsearch.errors import BadInput, HpsearchError
-from hpsearch.places import STUDIES_DIR, cache_dir, read_secret, require_folder, require_writable, storage_url
+from hpsearch.places import (
+    STUDIES_DIR,
+    cache_dir,
+    claim_folder,
+    read_secret,
+    require_folder,
+    require_own_folder,
+    require_writable,
+    storage_url,
+)
 
-__all__ = ["STUDIES_DIR", "cache_dir", "read_secret", "require_folder", "require_writable", "storage_url"]
+__all__ = [
+    "STUDIES_DIR",
+    "cache_dir",
+    "claim_folder",
+    "read_secret",
+    "require_folder",
+    "require_own_folder",
+    "require_writable",
+    "storage_url",
+]
 
 if TYPE_CHECKING:
     from hpsearch.storage.records import StudyRecord
@@ -48,6 +66,15 @@ StorageOption = Annotated[
         envvar="HPSEARCH_STORAGE",
         show_envvar=True,
         help="SQL database; by default SQLite in the studies folder.",
+    ),
+]
+CheckpointsDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoints-dir",
+        metavar="DIR",
+        help="Where checkpoints are kept, a folder for each study and trial; by default with the trial.",
+        show_default=False,
     ),
 ]
 StudiesDirOption = Annotated[

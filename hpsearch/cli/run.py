@@ -17,6 +17,7 @@ from hpsearch.cli.options import (
     SEEDS,
     STUDIES_DIR,
     TOP,
+    CheckpointsDirOption,
     DeviceOption,
     JsonOption,
     SeedsOption,
@@ -66,6 +67,7 @@ def run(
     ] = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    checkpoints_dir: CheckpointsDirOption = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="auto (default), tpe, random, gp, cmaes, qmc or grid.", show_default=False)
     ] = None,
@@ -197,9 +199,15 @@ def run(
         scheduler=scheduler,
         seed=seed,
         trainer=trainer,
+        checkpoints_dir=checkpoints_dir,
+        files_elsewhere=shared is not None,
         earlier=tuple(parse_source(word, own_url) for word in earlier or ()),
     )
     require_folder("--studies-dir", studies_dir)
+    if checkpoints_dir is not None:
+        if shared is not None:
+            raise BadInput(f"--checkpoints-dir {checkpoints_dir}: --shared says where checkpoints are; leave one out")
+        require_folder("--checkpoints-dir", checkpoints_dir)
     worked = work(
         request,
         where,

@@ -20,6 +20,7 @@ import typer
 from hpsearch.cli import app
 from hpsearch.cli.options import (
     STUDIES_DIR,
+    CheckpointsDirOption,
     DeviceOption,
     JsonOption,
     StorageOption,
@@ -108,6 +109,7 @@ def resume(
     ] = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    checkpoints_dir: CheckpointsDirOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Go on with a study as it was begun, from the space in its database."""
@@ -125,6 +127,7 @@ def resume(
             study=record.name,
             storage=storage,
             studies_dir=studies_dir,
+            checkpoints_dir=checkpoints_dir,
             slots=slots,
             device=device,
             timeout=timeout,
