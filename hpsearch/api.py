@@ -10,7 +10,6 @@ import importlib
 import math
 import pickle
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -256,7 +255,9 @@ def _watcher(view: View, slots: int) -> AbstractContextManager[Watcher]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    from hpsearch.console import say
+
+    say(text)
 
 
 def _interrupt(_number: int) -> None:

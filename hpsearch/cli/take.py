@@ -290,11 +290,7 @@ def generate(
     if as_json:
         print_json([{"prompt": prompt, "samples": samples} for prompt, samples in texts])
         return
-    from hpsearch.training.sample import printable
-
-    blocks = [printable(text) for prompt, samples in texts for text in samples]
-    with contextlib.suppress(BrokenPipeError):
-        print("\n\n---\n\n".join(blocks))
+    print("\n\n---\n\n".join(text for _, samples in texts for text in samples))
 
 
 def say(text: str) -> None:
