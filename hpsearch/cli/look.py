@@ -157,6 +157,7 @@ def trials(
 ) -> None:
     """List the trials of a study."""
     from hpsearch.report.sparkline import levels_for, sparkline
+    from hpsearch.report.tables import Columns
     from hpsearch.report.view import described, short, trial_dict
 
     if format is not None or out is not None:
@@ -170,7 +171,9 @@ def trials(
         return
     levels = levels_for(sys.stdout.encoding)
     objectives = view.study.objectives
-    header = ["trial", "state", *objectives, "curve", "rung", "seconds", "by", "reason, or what was proposed"]
+    before, after = ["trial", "state"], ["curve", "rung", "seconds", "by", "reason, or what was proposed"]
+    columns = Columns((*before, *after))
+    header = [*before, *(columns.add("objective", name) for name in objectives), *after]
     rows = [
         [
             str(trial.number),
@@ -242,6 +245,7 @@ def show(
 
 def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]) -> None:
     from hpsearch.report.sparkline import levels_for, sparkline
+    from hpsearch.report.tables import Columns
     from hpsearch.report.view import described, short
 
     name = view.study.objectives[0]
@@ -283,7 +287,8 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
             ]
             for point in points
         ]
-        print_table(["rung", "step", *before, *metrics, *after], rows)
+        columns = Columns(("rung", "step", *before, *after))
+        print_table(["rung", "step", *before, *(columns.add("metrics", metric) for metric in metrics), *after], rows)
     decisions = [decision for decision in view.decisions if decision.trial_number == trial.number]
     if decisions:
         print("\ndecisions")
