@@ -133,11 +133,11 @@ def train(
     """Train one config and keep its weights; an exported one reaches its exported score again on the same CPU."""
     from hpsearch.cli.run import parse_setting
     from hpsearch.execution.devices import choose_device
-    from hpsearch.places import slot_threads
+    from hpsearch.places import MOST_THREADS, slot_threads
     from hpsearch.report.export import config_yaml, parse_value, read_config
 
-    if threads is not None and threads < 1:
-        raise BadInput(f"--threads {threads}: give a whole number from 1")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadInput(f"--threads {threads}: give a whole number from 1 to {MOST_THREADS}")
     changes = {name: parse_value(text) for name, text in map(parse_setting, settings or [])}
     if config is None and not changes:
         raise BadInput("what is to be trained? Name a file with --config FILE, or hyperparameters with --set NAME=VALUE")
