@@ -274,8 +274,7 @@ class Journal:
                 yield from self._warn(f"it reports {names} more than once for one step: the first value counts")
             self._here = metrics | self._here
             self._values |= self._here
-            if self._noted and self._noted[-1]["step"] == step:
-                self._note(self._noted[-1] | self._standing)
+            self._note_again()
         if all(name in self._here for name in self._task.objectives):
             return _both(asked, (yield from self._tell()))
         return _both(asked, (yield Progress(step, 0.0, 0.0, 0.0)))
@@ -287,20 +286,20 @@ class Journal:
             return Answer.CONTINUE
         self._rung = rung
         # Nothing is known of tokens, FLOPs, learning rates and gradients, and the database has no way to say so.
-        return (
-            yield EvalPoint(
-                rung=rung,
-                iteration=self._at,
-                tokens=0,
-                flops=0.0,
-                seconds=self._here_s,
-                train_loss=0.0,
-                metrics=dict(self._here),
-                learning_rate=0.0,
-                grad_norm=0.0,
-                tokens_per_s=0.0,
-            )
+        asked = yield EvalPoint(
+            rung=rung,
+            iteration=self._at,
+            tokens=0,
+            flops=0.0,
+            seconds=self._here_s,
+            train_loss=0.0,
+            metrics=dict(self._here),
+            learning_rate=0.0,
+            grad_norm=0.0,
+            tokens_per_s=0.0,
         )
+        self._note_again()
+        return asked
 
     def _metrics(self, said: Evaluation) -> Generator[Event, Answer, dict[str, float]]:
         """What was measured under the names of the study. What is not finite and no objective is left out, and so are names
@@ -334,6 +333,11 @@ class Journal:
         if text not in self._warned:
             self._warned.add(text)
             yield Warned(text)
+
+    def _note_again(self) -> None:
+        """More is known of the step of the newest checkpoint."""
+        if self._noted and self._noted[-1]["step"] == self._at:
+            self._note(self._noted[-1] | self._standing)
 
     @property
     def _standing(self) -> dict[str, Any]:
@@ -408,6 +412,7 @@ def _is_entry(entry: Any) -> bool:
         all(type(count) is int and 0 <= count <= LARGEST_STEP for count in counts)
         and all(isinstance(table, dict) and all(type(each) is float for each in table.values()) for table in tables)
         and isinstance(entry.get("path"), str)
+        and (Path(entry["path"]).is_absolute() or ".." not in Path(entry["path"]).parts)
         and type(entry.get("seconds")) is float
     )
 

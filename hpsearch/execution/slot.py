@@ -207,7 +207,7 @@ def _failure(error: BaseException) -> Failed:
     try:
         text, trace = str(error), traceback.format_exc()
     except Exception:  # Its own way to be a text fails.
-        text, trace = "", "".join(traceback.format_tb(error.__traceback__))
+        return Failed("error", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
     first = (text.strip().splitlines() or [""])[0]
     if isinstance(error, StoppedForNow):
         return Failed("disk-full", first)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +150,28 @@ def has_children(config: dict[str, Any], run: Run) -> Said:
     """Nothing to do with slots: a child of its own."""
     subprocess.run([sys.executable, "-c", "pass"], check=True)
     yield Evaluation(8, 0.5)
+
+
+def start_no_more() -> None:
+    """From here on the system starts neither threads nor processes for this one, as on a machine that has no more of them."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    if os.getuid() == 0:  # It knows no such limit.
+        os.setuid(65534)
+
+
+def starts_a_thread(config: dict[str, Any], run: Run) -> Said:
+    start_no_more()
+    threading.Thread(target=print).start()
+    yield None
+
+
+def starts_a_process(config: dict[str, Any], run: Run) -> Said:
+    start_no_more()
+    subprocess.run(["true"], check=True)
+    yield None
+
+
+def forks(config: dict[str, Any], run: Run) -> Said:
+    start_no_more()
+    multiprocessing.get_context("fork").Process(target=print).start()
+    yield None
