@@ -32,6 +32,7 @@ from hpsearch.storage.records import (
     TrialState,
 )
 from hpsearch.storage.saving import Record
+from hpsearch.text import storable
 from hpsearch.training.events import CheckpointSaved, EvalPoint
 
 ENOUGH = "enough"
@@ -228,7 +229,7 @@ class Ledger:
         study = self._study
         trial_id = self._optuna_ids[record.number]
         if record.reason:
-            study.storage.set_trial_user_attr(trial_id, "reason", record.reason)
+            study.storage.set_trial_user_attr(trial_id, "reason", storable(record.reason))
         for name, value in record.constraints.items():
             study.storage.set_trial_system_attr(trial_id, f"constraints:{name}", value)
         if record.constraints:  # The dashboard reads the older form only, and would show an infeasible trial as best.

@@ -152,6 +152,32 @@ def has_children(config: dict[str, Any], run: Run) -> Said:
     yield Evaluation(8, 0.5)
 
 
+def scaled(by: float, config: dict[str, Any], run: Run) -> Said:
+    """For `functools.partial`."""
+    yield Evaluation(8, by * score(config, 8))
+
+
+class Scaled:
+    """An object that can be called, and a method that can."""
+
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def __call__(self, config: dict[str, Any], run: Run) -> Said:
+        yield from scaled(self.by, config, run)
+
+    def train(self, config: dict[str, Any], run: Run) -> Said:
+        yield from scaled(self.by, config, run)
+
+    @classmethod
+    def twice(cls, config: dict[str, Any], run: Run) -> Said:
+        yield from scaled(2.0, config, run)
+
+
+def names_like_columns(config: dict[str, Any], run: Run) -> Said:
+    yield Evaluation(8, metrics={"loss": 0.5, "seconds": 105.0, "rung": 7.0})
+
+
 def start_no_more() -> None:
     """From here on the system starts neither threads nor processes for this one, as on a machine that has no more of them."""
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
