@@ -178,6 +178,15 @@ def names_like_columns(config: dict[str, Any], run: Run) -> Said:
     yield Evaluation(8, metrics={"loss": 0.5, "seconds": 105.0, "rung": 7.0})
 
 
+ODD_NAMES = ("acc@1", "acc_1", "a//b", "/root", "..", "", "50%", "eval/loss", "_step", "é", "n" * 300, "\ud800")
+
+
+def odd_names(config: dict[str, Any], run: Run) -> Said:
+    """Metrics that trackers have their own ideas of."""
+    for step in (2, 8):
+        yield Evaluation(step, 1 / step, {name: float(index) for index, name in enumerate(ODD_NAMES)} | {"seconds": 105.0})
+
+
 def start_no_more() -> None:
     """From here on the system starts neither threads nor processes for this one, as on a machine that has no more of them."""
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
