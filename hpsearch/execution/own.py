@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ LONGEST_NAME = 250
 """Characters of a metric's name that are kept."""
 LARGEST_STEP = 2**53
 """Every database and every JSON reader has whole numbers up to it."""
+
+MOST_FILES = 10_000
 
 Said = Generator[Event, Answer, TrainResult]
 
@@ -190,7 +193,7 @@ class Journal:
         self._rung: int = newest["rung"]
         self._values: dict[str, float] = dict(newest["values"])
         """The newest of each name."""
-        self._at: int = newest.get("at", self._rung * self._interval)
+        self._at: int = newest.get("at", newest["step"])
         """The step of the newest evaluation."""
         self._here: dict[str, float] = dict(newest.get("here", {}))
         """What was measured there."""
@@ -422,5 +425,14 @@ def _whereabouts(folder: Path, entry: Mapping[str, Any]) -> Path:
 
 
 def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return sum(each.stat().st_size for each in files)
+    """Bytes of a checkpoint; of one of very many files those of the first MOST_FILES. A file may go meanwhile."""
+    files = (
+        [path]
+        if path.is_file()
+        else islice((Path(folder, name) for folder, _, names in os.walk(path) for name in names), MOST_FILES)
+    )
+    size = 0
+    for each in files:
+        with contextlib.suppress(OSError):
+            size += each.stat().st_size
+    return size
