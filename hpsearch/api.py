@@ -11,7 +11,6 @@ import importlib
 import math
 import pickle
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -69,6 +68,8 @@ class Options(TypedDict, total=False):
     """`tensorboard`, `mlflow`, `wandb`."""
     studies_dir: str | Path
     """Where studies keep their files; `studies`."""
+    checkpoints_dir: str | Path | None
+    """Where checkpoints are kept, a folder for each study and trial; by default with the trial."""
     view: View
 
 
@@ -152,6 +153,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
         scheduler=options.get("scheduler"),
         seed=options.get("seed"),
         trainer=trainer,
+        checkpoints_dir=Path(elsewhere) if (elsewhere := options.get("checkpoints_dir")) else None,
     )
     worked = work(
         request,
@@ -269,7 +271,9 @@ def _watcher(view: View, slots: int) -> AbstractContextManager[Watcher]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    from hpsearch.console import say
+
+    say(text)
 
 
 def _interrupt(_number: int) -> None:

@@ -26,6 +26,7 @@ from hpsearch.text import message
 from hpsearch.training import heartbeat
 from hpsearch.training.events import (
     Answer,
+    Began,
     CheckpointSaved,
     EvalPoint,
     Event,
@@ -135,8 +136,7 @@ def _function(task: TrialTask, trainer: FunctionTrainer) -> Said:
     function = trainer.load()
     heartbeat.beat()  # Importing what it needs is over.
     journal = Journal(task)
-    if journal.warning:
-        yield Warned(journal.warning)
+    yield from journal.begin()
     if journal.over:
         return (yield from journal.end())
     generator = function(dict(task.config), run_of(task, journal.resume))
@@ -208,6 +208,14 @@ class Journal:
     def over(self) -> bool:
         """Whether the newest checkpoint is the end of the run, so that nothing is left to do."""
         return self.step >= self._own.steps and all(name in self._values for name in self._task.objectives)
+
+    def begin(self, *, resumes: bool = True) -> Generator[Event, Answer, None]:
+        """Tell where the run begins, where that is not what the coordinator thought. resumes: it is told its checkpoint."""
+        if self.warning:
+            yield Warned(self.warning)
+        step = self.step if resumes or self.over else 0
+        if self._task.from_iteration not in (None, step):
+            yield Began(step)
 
     @property
     def silent(self) -> bool:

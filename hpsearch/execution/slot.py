@@ -20,15 +20,17 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from hpsearch.errors import HpsearchError, StoppedForNow
 from hpsearch.execution.protocol import SHORT, Ended, Failed, Killed, NoRoom, Ready, Reply, TrialTask
 from hpsearch.execution.watchdog import Watchdog
+from hpsearch.files import trouble, unusable
 from hpsearch.text import message
 from hpsearch.training import heartbeat
-from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Progress, TrainResult, Warned
-from hpsearch.training.memory import DISK_FULL, OutOfMemory, shortfall
+from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Progress, TrainResult, Warned
+from hpsearch.training.memory import OutOfMemory, shortfall
 
 Trainer = Callable[[TrialTask], Generator[Event, Answer, TrainResult]]
 
@@ -168,14 +170,14 @@ def _run(connection: Connection, trainer: Trainer, task: TrialTask) -> Ended | F
     except _Gone:
         raise EOFError from None
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # A trainer that calls sys.exit() ends its trial only.
-        return failure(error)
+        return failure(error, task.folder)
 
 
 def bounded(said: Event) -> Event:
     """What a run says, as everything after this takes it: whole numbers that every database has, texts without what no file or
     database takes and not too long. Nothing else stands between a run and the coordinator. Raises ValueError."""
     match said:
-        case Progress(iteration=iteration):
+        case Progress(iteration=iteration) | Began(iteration):
             _require_counts(iteration)
         case EvalPoint(rung=rung, iteration=iteration, tokens=tokens):
             _require_counts(rung, iteration, tokens)
@@ -197,13 +199,13 @@ def _require_counts(*counts: int) -> None:
             raise ValueError(f"a count is outside of 0 to 2**63: {count:.3g}")
 
 
-def failure(error: BaseException) -> Failed:
-    """What an exception of a run means to the coordinator. Called while it is handled."""
-    failed = _failure(error)
+def failure(error: BaseException, folder: Path | None = None) -> Failed:
+    """What an exception of a run means to the coordinator. Called while it is handled. folder: the trial's."""
+    failed = _failure(error, folder)
     return replace(failed, message=message(failed.message), traceback=message(failed.traceback, LONGEST_TEXT))
 
 
-def _failure(error: BaseException) -> Failed:
+def _failure(error: BaseException, folder: Path | None) -> Failed:
     try:
         text, trace = str(error), traceback.format_exc()
     except Exception:  # Its own way to be a text fails.
@@ -216,12 +218,14 @@ def _failure(error: BaseException) -> Failed:
     if isinstance(error, Killed):
         return Failed("killed", first, trace)
     told = f"{type(error).__name__}: {first}"
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return Failed("disk-full", told, trace)
     if isinstance(error, NoRoom) or _could_not_start(error):
         return Failed("out-of-threads", told, trace)
+    if isinstance(error, OSError) and folder is not None and (why := trouble(error, folder)):
+        return Failed("disk-full", why, trace)
     missing = shortfall(error)
     if missing is None:
+        if folder is not None and (why := unusable(folder)):  # Whatever else it says: it cannot have gone well.
+            return Failed("disk-full", f"{folder}: {why}; bring it back as it was, then run the same command again", trace)
         return Failed("error", told, trace)
     parts = error.micro_batches if isinstance(error, OutOfMemory) else 1
     return Failed("out-of-memory", told, trace, shortfall_bytes=missing, micro_batches=parts)
