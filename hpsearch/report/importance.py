@@ -8,18 +8,25 @@ import random
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from hpsearch.report import style
 from hpsearch.report.drawing import empty, new_figure
 from hpsearch.report.view import StudyView
+from hpsearch.space.distributions import distribution
+from hpsearch.storage.records import TrialState
+
+if TYPE_CHECKING:
+    from hpsearch.space.space import SearchSpace
 
 MIN_TRIALS = 10
 """Complete trials below which importances are noise: PED-ANOVA compares the best five with all."""
@@ -120,7 +127,7 @@ def _shares(study: optuna.Study, names: Sequence[str], trials: Sequence[FrozenTr
         warnings.simplefilter("ignore")  # Optuna explains what a target and a rare conditional parameter mean; we say so.
         held = {name for trial in trials for name in trial.distributions}
         return get_param_importances(
-            _Drawn(study, trials),
+            _Drawn(trials, study.directions),
             evaluator=evaluator,
             params=[name for name in names if name in held],
             target=lambda trial: trial.values[0],
@@ -151,12 +158,49 @@ def _told_by_identity(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return found
 
 
-class _Drawn(optuna.Study):
-    """The study with other trials in it, which no storage has to hold."""
+def study_of(view: StudyView, space: SearchSpace) -> optuna.Study:
+    """Optuna's side of a study as far as importances need it: its complete trials, from our own records of them.
 
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        self.__dict__.update(vars(study))
-        self._trials = list(trials)
+    Optuna's own records of thousands of trials would take seconds and a hundred megabytes to read.
+    """
+    distributions = {parameter.name: distribution(parameter) for parameter in space.searched}
+    trials = []
+    for trial in view.trials:
+        if trial.state is not TrialState.COMPLETE or not trial.values:
+            continue
+        params = {name: value for name, value in trial.params.items() if _held(distributions.get(name), value)}
+        trials.append(
+            FrozenTrial(
+                number=trial.number,
+                state=OptunaState.COMPLETE,
+                value=None,
+                values=list(trial.values),
+                datetime_start=datetime.fromtimestamp(trial.started_at or 0),
+                datetime_complete=datetime.fromtimestamp(trial.ended_at or 0),
+                params=params,
+                distributions={name: distributions[name] for name in params},
+                user_attrs={},
+                system_attrs={},
+                intermediate_values={},
+                trial_id=trial.number,
+            )
+        )
+    return _Drawn(trials, [StudyDirection.MINIMIZE] * len(view.study.objectives))
+
+
+def _held(distribution: BaseDistribution | None, value: Any) -> bool:
+    """Whether a value is one that the distribution can have; a parameter without effect has none."""
+    try:
+        return distribution is not None and bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (TypeError, ValueError):
+        return False
+
+
+class _Drawn(optuna.Study):
+    """A study of complete trials that no storage has to hold."""
+
+    def __init__(self, trials: Sequence[FrozenTrial], directions: list[StudyDirection]) -> None:
+        self._trials, self._directions = list(trials), directions
 
     def get_trials(self, deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
         return self._trials

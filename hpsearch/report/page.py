@@ -274,7 +274,7 @@ def _plotly() -> tuple[str, str]:
 
 def _packed(text: str) -> str:
     """`text` compressed, in base64, as page.js unpacks it."""
-    return base64.b64encode(gzip.compress(text.encode(), 7, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def _digest(text: str) -> str:
