@@ -27,7 +27,6 @@ from hpsearch.cli.options import (
     require_folder,
     require_own_folder,
     require_writable,
-    storage_url,
 )
 from hpsearch.errors import INTERRUPTED, BadInput, did_you_mean
 from hpsearch.files import write_atomically
@@ -57,6 +56,8 @@ def report(
     studies_dir: StudiesDirOption = STUDIES_DIR,
 ) -> None:
     """Write one self-contained HTML page with the study's figures, or the figures as files."""
+    from hpsearch.cli.run import load_forest
+    from hpsearch.report.importance import study_of
     from hpsearch.report.page import write_report
     from hpsearch.report.paint import FORMATS, require_painter
     from hpsearch.report.view import axes
@@ -77,7 +78,8 @@ def report(
         require_folder("--out", where)
     view = load_view(storage, studies_dir, study)
     space = parse_space(view.study.space_text, f"study {view.study.name}")
-    optuna_study = load_optuna(storage_url(storage, studies_dir), view.study.name)
+    load_forest()
+    optuna_study = study_of(view, space)
     if format != "html":
         written = write_figures_of(view, optuna_study, axes(space), where, format, figure or ())
         say(f"{len(written)} figure{'s' if len(written) != 1 else ''} of '{view.study.name}' in {where}")
@@ -106,7 +108,7 @@ def write_figures_of(
 
 
 def load_optuna(url: str, name: str) -> Any:
-    """Optuna's own study, for its importances."""
+    """Optuna's own study, for what is to be shown by its dashboard."""
     import optuna
 
     from hpsearch.storage.engine import optuna_storage

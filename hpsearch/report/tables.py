@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.errors import BadInput
+from hpsearch.report.export import escaped
 from hpsearch.report.view import StudyView
+from hpsearch.text import storable
 
 FACTS = ("rung", "iteration", "tokens", "flops", "seconds", "num_parameters", "reason", "proposed_by", "attempts")
 """What stands in the columns after the hyperparameters."""
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def rows(view: StudyView) -> list[dict[str, Any]]:
@@ -57,11 +62,11 @@ def facts_of(view: StudyView) -> tuple[str, ...]:
 
 
 def to_csv(view: StudyView) -> str:
-    """RFC 4180 but for the line end, with a header; what is unknown is an empty field."""
+    """RFC 4180 but for the line end, with a header; what is unknown is an empty field. See `_cell` of texts."""
     table = rows(view)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table[0] if table else ["number", "state", "value", *facts_of(view)])
+    writer.writerow(map(_cell, table[0] if table else ["number", "state", "value", *facts_of(view)]))
     writer.writerows([_cell(value) for value in row.values()] for row in table)
     return text.getvalue()
 
@@ -78,16 +83,20 @@ def write_parquet(view: StudyView, path: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
+    """As in the file. A spreadsheet would compute a text that begins as a formula does: an apostrophe makes it a text there."""
     if isinstance(value, bool):
         return str(value).lower()
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | Mapping) else value
+    if isinstance(value, str):
+        return storable(f"'{value}" if value.startswith(_FORMULA) else value)
+    return escaped(json.dumps(value, ensure_ascii=False)) if isinstance(value, list | tuple | Mapping) else value
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:
     """Whole numbers beside fractions become fractions; anything else that is mixed becomes text."""
+    values = [storable(value) if isinstance(value, str) else value for value in values]
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) < 2 and not kinds & {list, tuple, dict}:
         return values
     if kinds <= {int, float}:
         return [None if value is None else float(value) for value in values]
-    return [None if value is None else str(_cell(value)) for value in values]
+    return [None if value is None else value if isinstance(value, str) else str(_cell(value)) for value in values]
