@@ -472,7 +472,7 @@ def _require_files(request: Request, store: Store, record: StudyRecord) -> None:
     folder = request.studies_dir / record.folder
     unfinished = [state for state in TrialState if not state.ended]
     if folder.exists() and not folder.is_dir():
-        raise BadInput(f"--studies-dir {request.studies_dir}: {folder} is a file; move it away: study '{record.name}' goes there")
+        raise BadInput(f"{folder} is a file; move it away: the files of study '{record.name}' go there")
     if not folder.is_dir() and store.trials(record.id, unfinished):
         raise BadInput(
             f"--studies-dir {request.studies_dir}: study '{record.name}' has unfinished trials and its folder {record.folder} "

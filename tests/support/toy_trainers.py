@@ -19,6 +19,7 @@ from hpsearch.errors import DataError
 from hpsearch.execution.protocol import TrialTask
 from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult
 from hpsearch.training.heartbeat import beat
+from hpsearch.training.kept import step_name
 
 Run = Generator[Event, Answer, TrainResult]
 
@@ -194,17 +195,18 @@ def short_of_memory(task: TrialTask) -> Run:
 
 
 def saves_and_waits(task: TrialTask) -> Run:
-    """An evaluation and a checkpoint at each step, one file each, and a log; goes on from the newest checkpoint."""
+    """An evaluation and a checkpoint at each step, named as real ones, and a log; goes on from the newest checkpoint."""
     place, log = task.folder / "checkpoints", task.folder / "log"
     place.mkdir(exist_ok=True)
-    start = max((int(path.name.partition("-")[2]) for path in place.glob("step-*")), default=0)
+    start = max((int(path.stem.partition("-")[2]) for path in place.glob("step-*.pt")), default=0)
     for step in range(start + 1, task.config["max_iters"] + 1):
         with log.open("a") as file:
             file.write(f"{step}\n")
         answer = yield point(step, 1.0 / step)
         if answer is Answer.STOP:
             return TrainResult(Outcome.STOPPED, step)
-        saved = place / f"step-{step}"
+        saved = place / step_name(step)
+        saved.with_name(f"{saved.name}.sha256").write_text(f"{'0' * 64}  {saved.name}\n")
         saved.write_text(str(step))
         told = yield CheckpointSaved(step, str(saved), "0" * 64, 1)
         while told is Answer.CONTINUE and step == 1 and answer is not Answer.PAUSE:
