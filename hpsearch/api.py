@@ -171,7 +171,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
     if worked.signals or worked.confirmation_signals:
         raise KeyboardInterrupt(f"study '{request.name}' is paused; the same call goes on with it")
     if worked.stopped_for_now:
-        raise StoppedForNow(f"study '{request.name}' stopped: {worked.stopped_for_now}; call it again")
+        raise StoppedForNow(f"study '{request.name}' stopped: {worked.stopped_for_now}")
     if worked.ended and seen.best is None:
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{request.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import tempfile
@@ -46,6 +47,9 @@ def main() -> None:
     streams.prepare()
     # Optuna calls what it has had for years experimental; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*experimental")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # A path may hold bytes that are no text.
     try:
         words = take_words()
         from hpsearch.cli import run, look, steer, export, take, confirm, price, serve, spaces, manage  # noqa: F401, I001 - each declares its verbs, in this order

@@ -316,7 +316,7 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
         importance = importance_of(study.optuna, searched) if ended else {}
         print_summary(seen, searched, importance, warnings, study.folder, place)
     if worked.stopped_for_now:
-        raise StoppedForNow(f"study '{record.name}' stopped: {worked.stopped_for_now}; run the same command again")
+        raise StoppedForNow(f"study '{record.name}' stopped: {worked.stopped_for_now}")
     if caught and not ended:
         say(f"study '{record.name}' is paused; the same command goes on with it")
         return exit_code(caught[0])

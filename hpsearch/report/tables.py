@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.errors import BadInput
+from hpsearch.files import write_atomically
 from hpsearch.report.export import escaped
 from hpsearch.report.view import StudyView
 from hpsearch.text import storable
@@ -79,7 +80,9 @@ def write_parquet(view: StudyView, path: Path) -> None:
         raise BadInput("--format parquet needs the library pyarrow: pip install 'hpsearch[tables]', or use csv") from None
     table = rows(view)
     columns = {name: _of_one_type([row[name] for row in table]) for name in (table[0] if table else ())}
-    parquet.write_table(arrow.table(columns), path)
+    written = io.BytesIO()
+    parquet.write_table(arrow.table(columns), written)
+    write_atomically(path, written.getbuffer())
 
 
 def _cell(value: Any) -> Any:

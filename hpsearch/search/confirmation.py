@@ -213,7 +213,7 @@ class Confirmation:
                 self._keep(run, result)
                 return False, True
             case Failed(kind="disk-full" | "out-of-threads", message=text):
-                raise StoppedForNow(f"{what}: {text}; run the same command again")
+                raise StoppedForNow(f"{what}: {text}")
             case Failed(kind="bad-input", message=text):
                 raise BadInput(f"{what}: {text}")
             case Failed(kind="out-of-memory"):

@@ -27,6 +27,7 @@ from hpsearch.storage.records import AttemptRecord, DecisionRecord, Owner, Reque
 from hpsearch.storage.transactions import storage_errors
 from hpsearch.text import storable
 from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
+from hpsearch.training.kept import step_name
 
 POLL_S = 0.2
 REQUESTS_S = 1.0
@@ -241,7 +242,9 @@ class Coordinator:
         newest = max((each.iteration for each in saved), default=0)
         if study.files_elsewhere:
             return newest
-        there = max((each.iteration for each in saved if (study.folder / each.path).exists()), default=0)
+        place = study.checkpoints_of(record.number) or study.trial_folder(record.number)
+        files = ((each.iteration, study.folder / each.path, place / step_name(each.iteration)) for each in saved)
+        there = max((step for step, path, other in files if path.exists() or other.exists()), default=0)
         if there < newest and not study.record.own:  # A trainer of one's own says so itself.
             self._watcher.note(f"trial {record.number}: the checkpoint of step {newest} is gone; {_onward(there)}")
         return there

@@ -260,6 +260,6 @@ class Ledger:
 
     def _relative(self, path: str) -> str:
         try:
-            return str(Path(path).relative_to(self._study.folder))
+            return storable(str(Path(path).relative_to(self._study.folder)))
         except ValueError:
-            return os.path.abspath(path)  # noqa: PTH100 - outside the study's folder
+            return storable(os.path.abspath(path))  # noqa: PTH100 - outside the study's folder

@@ -509,6 +509,8 @@ def _require_files(request: Request, store: Store, record: StudyRecord) -> None:
     """Refuse to go on with unfinished trials where their checkpoints are not: they would start again without a word."""
     folder = request.studies_dir / record.folder
     unfinished = [state for state in TrialState if not state.ended]
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; move it away: the files of study '{record.name}' go there")
     if not folder.is_dir() and store.trials(record.id, unfinished):
         raise BadInput(
             f"--studies-dir {request.studies_dir}: study '{record.name}' has unfinished trials and its folder {record.folder} "
