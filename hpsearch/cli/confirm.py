@@ -200,4 +200,4 @@ def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:
     write_atomically(folder / "best.yaml", best_config_yaml(view, view.best))
     space = parse_space(view.study.space_text, f"study {view.study.name}")
     at_edge, told = edges(space, view.best.params), started_from(view.study)
-    write_report(view, load_optuna(url, view.study.name), axes(space), folder / "report.html", edges=at_edge, earlier=told)
+    write_report(view, load_optuna(url, view.study), axes(space), folder / "report.html", edges=at_edge, earlier=told)

@@ -29,12 +29,13 @@ from hpsearch.cli.options import (
     require_writable,
     storage_url,
 )
-from hpsearch.errors import INTERRUPTED, BadInput, did_you_mean
+from hpsearch.errors import INTERRUPTED, BadInput, StudyGone, did_you_mean
 from hpsearch.files import write_atomically
 from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
     from hpsearch.report.view import Scale, StudyView
+    from hpsearch.storage.records import StudyRecord
 
 
 @app.command()
@@ -77,7 +78,7 @@ def report(
         require_folder("--out", where)
     view = load_view(storage, studies_dir, study)
     space = parse_space(view.study.space_text, f"study {view.study.name}")
-    optuna_study = load_optuna(storage_url(storage, studies_dir), view.study.name)
+    optuna_study = load_optuna(storage_url(storage, studies_dir), view.study)
     if format != "html":
         written = write_figures_of(view, optuna_study, axes(space), where, format, figure or ())
         say(f"{len(written)} figure{'s' if len(written) != 1 else ''} of '{view.study.name}' in {where}")
@@ -102,14 +103,21 @@ def write_figures_of(
     return write_figures({name: drawn[name] for name in names or drawn}, folder, format)
 
 
-def load_optuna(url: str, name: str) -> Any:
-    """Optuna's own study, for its importances."""
+def load_optuna(url: str, record: StudyRecord) -> Any:
+    """Optuna's own study, for its importances. Raises StudyGone where another program deleted it."""
     import optuna
 
     from hpsearch.storage.engine import optuna_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=name, storage=optuna_storage(url))
+    storage = optuna_storage(url)
+    name = storage.name_of(record)
+    if name is None:
+        raise StudyGone(
+            f"study '{record.name}' was deleted by another program; "
+            f"`hpsearch delete --study {record.name}` removes what is left of it"
+        )
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 @app.command()
