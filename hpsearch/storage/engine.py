@@ -165,9 +165,10 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
         raw: object = connection.connection.dbapi_connection
         if isinstance(raw, ReadingConnection):
             immediate = False  # It would be refused though nothing is written in it.
-        elif immediate:
-            _written.add(Path(engine.url.database or ""))
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        if immediate:
+            _unsettled.add(Path(engine.url.database or ""))
+            _written.add(Path(engine.url.database or ""))
 
     def do_connect(dialect: Dialect, _record: object, positional: Any, named: Any) -> Any:
         try:
@@ -186,9 +187,16 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _written: set[Path] = set()
-"""SQLite files that this process wrote, or may have written, and has not settled since."""
+"""SQLite files that this process could write, at one time."""
+_unsettled: set[Path] = set()
+"""Those of them that it may have written since they were settled."""
 _SETTLING_S = 2.0
 """How long to wait for readers and writers of other processes before the log is left to them."""
+
+
+def was_writable(url: URL) -> bool:
+    """Whether this process could write the SQLite database at `url`, at one time."""
+    return Path(url.database or "") in _written
 
 
 def settle() -> None:
@@ -196,8 +204,8 @@ def settle() -> None:
 
     As much of it as other processes that read or write at this moment allow; nothing where the file cannot be written now.
     """
-    while _written:
-        path = _written.pop()
+    while _unsettled:
+        path = _unsettled.pop()
         wal = Path(f"{path}-wal")
         with contextlib.suppress(OSError, sqlite3.Error):
             if wal.stat().st_size and not only_readable(path):
@@ -205,16 +213,19 @@ def settle() -> None:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _close_all(process: int) -> None:
-    """At the end of this process: close its connections, the last of which removes SQLite's log."""
-    if os.getpid() != process:
-        return  # A copy of it: the connections are the other one's.
+def close_all() -> None:
+    """Close the connections of this process, as at its end; the last one to a SQLite file removes its log."""
     for engine in list(_engines):
         engine.dispose()
     settle()
 
 
-atexit.register(_close_all, os.getpid())
+def _at_exit(process: int) -> None:
+    if os.getpid() == process:  # In a copy of it, the connections are the other one's.
+        close_all()
+
+
+atexit.register(_at_exit, os.getpid())
 
 
 def _missing_driver(url: URL) -> BadInput:

@@ -27,7 +27,6 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
 )
-from sqlalchemy.types import TypeEngine
 
 from hpsearch.errors import BadInput
 from hpsearch.storage.records import BudgetRecord, TrialState
@@ -160,9 +159,8 @@ class Whole(TypeDecorator[int]):
     def __init__(self, bits: int = 64) -> None:
         super().__init__()
         self.bits = bits
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(Integer() if self.bits == 32 else BigInteger())
+        if bits == 32:
+            self.impl = Integer()
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
         if value is not None and not -(2 ** (self.bits - 1)) <= value < 2 ** (self.bits - 1):

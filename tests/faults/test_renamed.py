@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.request import Request, urlopen
 from wsgiref.simple_server import make_server
 
@@ -15,24 +14,11 @@ import pytest
 from cli import Cli
 from databases import on
 from optuna_dashboard import wsgi
+from own_study import RUN, write_own
 
 from hpsearch.service.dashboard import open_server
 from hpsearch.storage.engine import optuna_storage
 from hpsearch.storage.store import Store
-
-SPACE = """\
-trainer: own
-name: s
-budget: {steps: 3, evaluations: 3}
-parameters:
-  lr: {low: 0.1, high: 1.0}
-"""
-PROGRAM = """\
-import json, sys
-for step in range(1, 4):
-    print(json.dumps({"step": step, "value": float(sys.argv[1]) / step}), flush=True)
-"""
-RUN = ("run", "--space", "s.yaml", "--slots", "1", "--command", "python t.py {lr}")
 
 
 @contextmanager
@@ -71,11 +57,8 @@ def rename(port: int, study_id: int, name: str) -> None:
 
 @pytest.mark.parametrize("dashboard", [ours, theirs], ids=["ours", "optuna's own"])
 @on("any_storage_url", "sqlite")
-def test_every_verb_finds_a_study_that_was_renamed_in_the_dashboard(
-    any_storage_url: str, dashboard: object, cli: Cli, tmp_path: Path
-) -> None:
-    (cli.folder / "s.yaml").write_text(SPACE)
-    (cli.folder / "t.py").write_text(PROGRAM)
+def test_every_verb_finds_a_study_that_was_renamed_in_the_dashboard(any_storage_url: str, dashboard: object, cli: Cli) -> None:
+    write_own(cli)
     there = cli.using(any_storage_url)
     there.ok(*RUN, "--trials", "2")
     with dashboard(any_storage_url) as port:  # type: ignore[operator]
