@@ -74,7 +74,7 @@ def parse_url(url: str) -> URL:
     scheme = _SPELLINGS.get(scheme, scheme)
     if scheme not in _DRIVERS:
         near = did_you_mean(scheme, [*_DRIVERS, *_SPELLINGS])
-        raise BadInput(f"{masked(url)}: unknown kind of database '{scheme}'{near or f'; write {_FORMS}'}")
+        raise BadInput(f"{masked(url)}: unknown kind of database '{scheme}'{near}; write {_FORMS}")
     driver = driver or _DRIVERS[scheme][0]
     if driver not in _DRIVERS[scheme]:
         raise BadInput(

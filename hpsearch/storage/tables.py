@@ -27,6 +27,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
 )
+from sqlalchemy.types import TypeEngine
 
 from hpsearch.errors import BadInput
 from hpsearch.storage.records import BudgetRecord, TrialState
@@ -153,7 +154,7 @@ class Name(Line):
 class Whole(TypeDecorator[int]):
     """A whole number that a column of so many bits has, on every database. Raises BadInput for another one."""
 
-    impl = BigInteger
+    impl: type[TypeEngine[int]] | TypeEngine[int] = BigInteger
     cache_ok = True
 
     def __init__(self, bits: int = 64) -> None:

@@ -65,7 +65,7 @@ def test_studies_on_a_read_only_disk_are_read_by_every_reading_verb(cli: Cli, le
         told = json.loads(cli.ok("status", "--json", *there))
         assert told["trials"]["complete"] + told["trials"]["pruned"] == 2
         assert ("said in the log" in json.dumps(told)) == (left != "nothing")
-        for verb in ("stop", "enqueue --set lr=0.2", "delete --study s --yes", "confirm --top 1 --seeds 1"):
+        for verb in ("enqueue --set lr=0.2", "delete --study s --yes", "confirm --top 1 --seeds 1"):
             done = cli.run(*verb.split(), *there)
             assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), (verb, done.stderr)
         done = cli.run(*RUN, "--trials", "3", *there)
