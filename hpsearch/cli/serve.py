@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -76,7 +77,8 @@ def dashboard(
     except OSError as error:
         raise BadInput(f"--port {port}: cannot be opened on {host} ({error.strerror}); --port 0 takes a free one") from None
     if studies_dir.is_dir():
-        artifact_files(studies_dir)  # Not before: a server that is refused leaves nothing behind.
+        with contextlib.suppress(OSError):  # What can only be read is shown without files.
+            artifact_files(studies_dir)  # Not before: a server that is refused leaves nothing behind.
     print(f"optuna-dashboard: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Beside the server, which answers meanwhile.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
-from hpsearch.errors import BadInput, did_you_mean
+from hpsearch.errors import BadInput, StudyGone, did_you_mean
 from hpsearch.storage.jsons import json_text, json_value
 from hpsearch.storage.options import driver_options
 from hpsearch.storage.reading import ReadingConnection, connect_to_file, only_readable, to_be_copied
@@ -147,8 +147,11 @@ def _session(engine: Engine) -> list[str]:
 def _listen(engine: Engine, *, always_immediate: bool) -> None:
     """Set up each connection, and on SQLite begin the transactions ourselves."""
 
-    def connect(connection: Any, _record: object) -> None:
+    file = Path(engine.url.database or "")
+
+    def connect(connection: Any, record: Any) -> None:
         if engine.dialect.name == "sqlite":
+            record.info[_FILE] = _identity(file)
             connection.isolation_level = None  # the driver would begin a deferred transaction, and only before a write
             connection.execute("PRAGMA foreign_keys=ON")
             # With WAL a crash of the machine can lose the last transactions, never their order nor the file.
@@ -165,10 +168,13 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
         raw: object = connection.connection.dbapi_connection
         if isinstance(raw, ReadingConnection):
             immediate = False  # It would be refused though nothing is written in it.
+        if immediate and _identity(file) != connection.info.get(_FILE):
+            # SQLite itself would go on, with a file that has no name any more.
+            raise StudyGone(f"{masked(engine.url)}: the database is gone: it was deleted or replaced")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
         if immediate:
-            _unsettled.add(Path(engine.url.database or ""))
-            _written.add(Path(engine.url.database or ""))
+            _unsettled.add(file)
+            _written.add(file)
 
     def do_connect(dialect: Dialect, _record: object, positional: Any, named: Any) -> Any:
         try:
@@ -183,6 +189,17 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
     else:
         event.listen(engine, "do_connect", do_connect)
     _engines.add(engine)
+
+
+_FILE = "hpsearch_file"
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -10,13 +10,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from cli import Cli
 from own_study import RUN, write_own
 from waiting import wait_for
+
+from hpsearch.service.dashboard import open_server
 
 LEFT = """
 import os, sqlite3, sys
@@ -65,6 +69,11 @@ def test_studies_on_a_read_only_disk_are_read_by_every_reading_verb(cli: Cli, le
         told = json.loads(cli.ok("status", "--json", *there))
         assert told["trials"]["complete"] + told["trials"]["pruned"] == 2
         assert ("said in the log" in json.dumps(told)) == (left != "nothing")
+        server, _ = open_server(f"sqlite:///{cli.folder}/archive/hpsearch.db", "127.0.0.1", 0, None)
+        with server:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            with urlopen(f"http://127.0.0.1:{server.server_port}/api/studies") as answer:
+                assert [study["study_name"] for study in json.load(answer)["study_summaries"]] == ["s"]
         for verb in ("enqueue --set lr=0.2", "delete --study s --yes", "confirm --top 1 --seeds 1"):
             done = cli.run(*verb.split(), *there)
             assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), (verb, done.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import OperationalError
 
-from hpsearch.errors import BadInput, StorageUnreachable
+from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable, StudyGone
 from hpsearch.storage import engine
 from hpsearch.storage.engine import make_engine, masked, optuna_url, parse_url
 from hpsearch.storage.records import StudyRecord
@@ -290,3 +291,28 @@ def test_writes_of_both_engines_are_immediate_and_reads_of_ours_are_not(sqlite_u
     for used in (storage.engine, database.engine):
         used.dispose()
     other.close()
+
+
+def test_a_database_that_is_removed_while_it_is_used_is_gone(
+    sqlite_url: str, tmp_path: Path, study_record: StudyRecord
+) -> None:
+    with Store.open(sqlite_url, create=True) as store:
+        study = store.create_study(study_record)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        with pytest.raises(StudyGone):
+            store.request(study.id, "stop", {})
+
+
+def test_a_disk_that_takes_no_more_writes_stops_for_now(sqlite_url: str, study_record: StudyRecord) -> None:
+    with Store.open(sqlite_url, create=True) as store:
+        study = store.create_study(study_record)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            with pytest.raises(StoppedForNow, match="run the same command again"):
+                store.request(study.id, "stop", {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        store.request(study.id, "stop", {})
+        assert len(store.requests(study.id)) == 1
