@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 import tempfile
@@ -43,13 +42,18 @@ def options(
 
 
 def main() -> None:
-    """Run one verb; the exit codes are those of `hpsearch.errors`."""
+    """Run one verb; the exit codes are those of `hpsearch.errors`. However it ends, no database is left open."""
     streams.prepare()
+    try:
+        _run()
+    finally:
+        if engine := sys.modules.get("hpsearch.storage.engine"):  # Slow to import, and not every verb needs one.
+            engine.close_all()
+
+
+def _run() -> None:
     # Optuna calls what it has had for years experimental; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*experimental")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # A path may hold bytes that are no text.
     try:
         words = take_words()
         from hpsearch.cli import run, look, steer, export, take, confirm, price, serve, spaces, manage  # noqa: F401, I001 - each declares its verbs, in this order

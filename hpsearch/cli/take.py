@@ -28,12 +28,13 @@ from hpsearch.cli.options import (
     require_own_folder,
     require_writable,
 )
-from hpsearch.errors import INTERRUPTED, BadInput, did_you_mean
+from hpsearch.errors import INTERRUPTED, BadInput, StudyGone, did_you_mean
 from hpsearch.files import write_atomically
 from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
     from hpsearch.report.view import Scale, StudyView
+    from hpsearch.storage.records import StudyRecord
 
 
 @app.command()
@@ -107,14 +108,21 @@ def write_figures_of(
     return write_figures({name: drawn[name] for name in names or drawn}, folder, format)
 
 
-def load_optuna(url: str, name: str) -> Any:
-    """Optuna's own study, for what is to be shown by its dashboard."""
+def load_optuna(url: str, record: StudyRecord) -> Any:
+    """Optuna's own study, for what is to be shown by its dashboard. Raises StudyGone where another program deleted it."""
     import optuna
 
     from hpsearch.storage.engine import optuna_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=name, storage=optuna_storage(url))
+    storage = optuna_storage(url)
+    name = storage.name_of(record)
+    if name is None:
+        raise StudyGone(
+            f"study '{record.name}' was deleted by another program; "
+            f"`hpsearch delete --study {record.name}` removes what is left of it"
+        )
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 @app.command()
