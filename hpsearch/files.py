@@ -141,7 +141,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if before is None or error.errno not in DENIED:
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from None
         with _over(target) as file:
             yield file
         return

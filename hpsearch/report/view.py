@@ -175,6 +175,13 @@ class StudyView:
 
     def reached(self, trial: TrialRecord) -> float | None:
         """The trial's finite value, else its last finite one on the learning curve, else None."""
+        return self._reached[trial.number]
+
+    @cached_property
+    def _reached(self) -> dict[int, float | None]:
+        return {trial.number: self._last(trial) for trial in self.trials}
+
+    def _last(self, trial: TrialRecord) -> float | None:
         if finite(trial.value):
             return trial.value
         if self.curve_metric != self.objective:
@@ -294,7 +301,7 @@ def described(params: Mapping[str, Any]) -> str:
 
 def brief(value: Any) -> str:
     """`short`, cut at BRIEF columns."""
-    return shortened(short(value), BRIEF)
+    return shortened(short(value), BRIEF) if isinstance(value, str | list | tuple | Mapping) else short(value)
 
 
 def amount(value: float, unit: str) -> str:

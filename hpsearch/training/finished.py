@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hpsearch.data.corpus import open_corpus
 from hpsearch.data.tokenizer import Tokenizer
 from hpsearch.errors import BadInput, DataError
 from hpsearch.model.transformer import Transformer
+from hpsearch.scratch import temporary_folder
 from hpsearch.training.kept import checkpoint_folder, step_name
 from hpsearch.training.weights import export_weights, load_model
 
@@ -47,6 +47,6 @@ def trial_model(
             f"the text is not the one that this trial was trained on (fingerprint {corpus.data_fingerprint[:12]}, "
             f"expected {fingerprint[:12]}), so its tokenizer cannot be made again; bring the old text back"
         )
-    with tempfile.TemporaryDirectory() as copy:
-        export_weights(config, saved, corpus.tokenizer, Path(copy))
-        return load_model(Path(copy))
+    with temporary_folder("model") as copy:
+        export_weights(config, saved, corpus.tokenizer, copy)
+        return load_model(copy)
