@@ -15,6 +15,7 @@ import sqlite3
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
@@ -43,7 +44,20 @@ _SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
 
 def sqlite_url(path: Path) -> str:
     """The URL of a SQLite file, whatever characters its path has."""
-    return URL.create("sqlite", database=str(path)).render_as_string()
+    return _rendered(URL.create("sqlite", database=str(path)))
+
+
+def _rendered(url: URL) -> str:
+    """`url` as a text that gives it again. Bytes of a path that are not UTF-8 stay as they are: %FF would be read as UTF-8."""
+    text = url.database or ""
+    try:
+        return url.render_as_string(hide_password=False)
+    except UnicodeEncodeError:
+        if url.get_backend_name() != "sqlite":
+            raise BadInput("--storage: the name of a database must be UTF-8; name another") from None
+    path = "".join(each if "\ud800" <= each <= "\udfff" else quote(each, safe=" +/") for each in text)
+    head, _, query = url.set(database="").render_as_string(hide_password=False).partition("?")
+    return head + path + (f"?{query}" if query else "")
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -304,4 +318,4 @@ def optuna_storage(url: str) -> PatientStorage:
 
 def optuna_url(url: URL) -> str:
     """`url` as RDBStorage takes it: it fills templates with `str.format`."""
-    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    return _rendered(url).replace("{", "{{").replace("}", "}}")

@@ -67,10 +67,10 @@ class Metrics(TypeDecorator[dict[str, float]]):
     cache_ok = True
 
     def process_bind_param(self, value: dict[str, float] | None, dialect: Dialect) -> Any:
-        return {name: _finite(number) for name, number in (value or {}).items()}
+        return {storable(name): _finite(number) for name, number in (value or {}).items()}
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, float]:
-        return {name: math.nan if number is None else number for name, number in (value or {}).items()}
+        return {storable(name): math.nan if number is None else number for name, number in (value or {}).items()}
 
 
 class Items(TypeDecorator[tuple[Any, ...]]):
