@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -48,7 +49,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*experimental")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # A path may hold bytes that are no text.
+            with contextlib.suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")  # A path may hold bytes that are no text.
     try:
         words = take_words()
         from hpsearch.cli import run, look, steer, export, take, confirm, price, serve, spaces, manage  # noqa: F401, I001 - each declares its verbs, in this order

@@ -106,9 +106,7 @@ def test_an_object_is_not_written_through_a_link(bucket: Mirror, folder: Path, t
     assert files(tmp_path / "elsewhere") == {}
 
 
-def test_a_folder_comes_back_on_another_node_without_what_is_unfinished(
-    bucket: Mirror, folder: Path, tmp_path: Path
-) -> None:
+def test_a_folder_comes_back_on_another_node_without_what_is_unfinished(bucket: Mirror, folder: Path, tmp_path: Path) -> None:
     bucket.open(folder)
     (folder / "kept").mkdir()
     (folder / "kept" / "model.tmp").write_bytes(b"a trainer's own name")
