@@ -27,7 +27,7 @@ from hpsearch.search.limits import Cost, Limits, Reached
 from hpsearch.search.study import Checked, CheckedModel, Request, Study, check, open_study
 from hpsearch.search.watcher import Watcher
 from hpsearch.space.edges import edges
-from hpsearch.storage.engine import sqlite_file
+from hpsearch.storage.engine import settle, sqlite_file
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.store import Store
 from hpsearch.tracking import Both, Tracking, require_trackers
@@ -138,6 +138,7 @@ def _work(
             # Where the database is away the lease ends by itself; what has been said of that counts.
             with contextlib.suppress(StudyGone, StudyOwned, StorageUnreachable):
                 opened.store.release(opened.record.id, owner)
+            settle()  # A notebook does not end with its study.
     return Worked(opened, ended, coordinator.stopping, coordinator.limit, coordinator.stopped_for_now, caught, interrupted)
 
 

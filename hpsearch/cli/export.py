@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpsearch.cli import app
+from hpsearch.cli import app, streams
 from hpsearch.cli.look import load_view
 from hpsearch.cli.options import (
     STUDIES_DIR,
@@ -93,7 +93,7 @@ def export(
         return
     text = written(view, chosen, format, program)
     if out is None:
-        sys.stdout.write(text)
+        streams.document(text)
         return
     write_atomically(out, text)
     print(f"trial {chosen.number} of '{view.study.name}' is in {out}", file=sys.stderr)

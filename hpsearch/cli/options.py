@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpsearch.cli import streams
 from hpsearch.errors import BadInput, HpsearchError
 from hpsearch.places import (
     STUDIES_DIR,
@@ -139,6 +139,6 @@ def same_place(storage: str | None, studies_dir: Path) -> str:
     return told
 
 
-def print_json(document: Any) -> None:
-    json.dump(document, sys.stdout, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+def print_json(document: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on standard output, all of it printable ASCII. indent: None for one on one line."""
+    streams.document(json.dumps(document, indent=indent, allow_nan=False).replace("\x7f", "\\u007f") + "\n")

@@ -7,9 +7,7 @@ a second; a request that finds no coordinator waits for the next one, but for `s
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +24,7 @@ from hpsearch.cli.options import (
     StudyOption,
     cache_dir,
     open_for_reading,
+    print_json,
     same_place,
 )
 from hpsearch.cli.run import parse_setting, run, say, view
@@ -292,4 +291,4 @@ class JsonLines:
 
 
 def _line(event: str, **facts: Any) -> None:
-    print(json.dumps({"event": event} | facts, allow_nan=False), file=sys.stdout, flush=True)
+    print_json({"event": event} | facts, indent=None)

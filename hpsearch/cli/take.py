@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -28,14 +27,14 @@ from hpsearch.cli.options import (
     require_folder,
     require_own_folder,
     require_writable,
-    storage_url,
 )
-from hpsearch.errors import INTERRUPTED, BadInput, did_you_mean
+from hpsearch.errors import INTERRUPTED, BadInput, StudyGone, did_you_mean
 from hpsearch.files import write_atomically
 from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
     from hpsearch.report.view import Scale, StudyView
+    from hpsearch.storage.records import StudyRecord
 
 
 @app.command()
@@ -58,6 +57,8 @@ def report(
     studies_dir: StudiesDirOption = STUDIES_DIR,
 ) -> None:
     """Write one self-contained HTML page with the study's figures, or the figures as files."""
+    from hpsearch.cli.run import load_forest
+    from hpsearch.report.importance import study_of
     from hpsearch.report.page import write_report
     from hpsearch.report.paint import FORMATS, require_painter
     from hpsearch.report.view import axes
@@ -78,7 +79,8 @@ def report(
         require_folder("--out", where)
     view = load_view(storage, studies_dir, study)
     space = parse_space(view.study.space_text, f"study {view.study.name}")
-    optuna_study = load_optuna(storage_url(storage, studies_dir), view.study.name)
+    load_forest()
+    optuna_study = study_of(view, space)
     if format != "html":
         written = write_figures_of(view, optuna_study, axes(space), where, format, figure or ())
         say(f"{len(written)} figure{'s' if len(written) != 1 else ''} of '{view.study.name}' in {where}")
@@ -106,14 +108,21 @@ def write_figures_of(
     return write_figures({name: drawn[name] for name in names or drawn}, folder, format)
 
 
-def load_optuna(url: str, name: str) -> Any:
-    """Optuna's own study, for its importances."""
+def load_optuna(url: str, record: StudyRecord) -> Any:
+    """Optuna's own study, for what is to be shown by its dashboard. Raises StudyGone where another program deleted it."""
     import optuna
 
     from hpsearch.storage.engine import optuna_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=name, storage=optuna_storage(url))
+    storage = optuna_storage(url)
+    name = storage.name_of(record)
+    if name is None:
+        raise StudyGone(
+            f"study '{record.name}' was deleted by another program; "
+            f"`hpsearch delete --study {record.name}` removes what is left of it"
+        )
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 @app.command()
@@ -144,11 +153,11 @@ def train(
     """Train one config and keep its weights; an exported one reaches its exported score again on the same CPU."""
     from hpsearch.cli.run import parse_setting
     from hpsearch.execution.devices import choose_device
-    from hpsearch.places import slot_threads
+    from hpsearch.places import MOST_THREADS, slot_threads
     from hpsearch.report.export import config_yaml, parse_value, read_config
 
-    if threads is not None and threads < 1:
-        raise BadInput(f"--threads {threads}: give a whole number from 1")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadInput(f"--threads {threads}: give a whole number from 1 to {MOST_THREADS}")
     changes = {name: parse_value(text) for name, text in map(parse_setting, settings or [])}
     if config is None and not changes:
         raise BadInput("what is to be trained? Name a file with --config FILE, or hyperparameters with --set NAME=VALUE")
@@ -290,11 +299,7 @@ def generate(
     if as_json:
         print_json([{"prompt": prompt, "samples": samples} for prompt, samples in texts])
         return
-    from hpsearch.training.sample import printable
-
-    blocks = [printable(text) for prompt, samples in texts for text in samples]
-    with contextlib.suppress(BrokenPipeError):
-        print("\n\n---\n\n".join(blocks))
+    print("\n\n---\n\n".join(text for _, samples in texts for text in samples))
 
 
 def say(text: str) -> None:

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpsearch.errors import SlotsUnable
-from hpsearch.execution.protocol import TRANSFORMER, Died, Ended, Failed, Ready, Reply, SlotInfo, SlotMessage, TrialTask
+from hpsearch.errors import SlotsUnable, StoppedForNow
+from hpsearch.execution.protocol import SHORT, TRANSFORMER, Died, Ended, Failed, Ready, Reply, SlotInfo, SlotMessage, TrialTask
 from hpsearch.execution.slot import BEAT_S, UNHEARD, Alive, slot_main
 from hpsearch.execution.watchdog import Patience
 from hpsearch.scratch import scratch
@@ -191,6 +191,10 @@ class LocalExecutor:
             else:
                 with begetting(environment):
                     process.start()
+        except OSError as error:
+            if error.errno not in SHORT:
+                raise
+            raise StoppedForNow(f"no process can be started for a slot: {error.strerror}; run the same command again") from None
         finally:
             sys.modules["__main__"] = script
         theirs.close()
@@ -262,8 +266,8 @@ def _fork(process: Any, environment: Mapping[str, str]) -> None:
             process.start()  # The first one waits until the trainer is loaded: a Ctrl-C is heard meanwhile.
             return
         except (ConnectionError, EOFError):
-            if time.monotonic() > patience:
-                raise
+            if time.monotonic() > patience:  # It ends whenever it is to fork, and says why on the terminal.
+                raise StoppedForNow("no process can be started for a slot; run the same command again") from None
             time.sleep(0.02)
 
 

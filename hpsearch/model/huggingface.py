@@ -15,7 +15,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer, byte_alphabet
 from hpsearch.errors import BadInput
 from hpsearch.files import write_atomically, writing_folder
-from hpsearch.model.convert import require_transformers, target_of, to_hf
+from hpsearch.model.convert import class_of, require_transformers, to_hf
 from hpsearch.model.transformer import Transformer
 from hpsearch.text import storable
 
@@ -24,12 +24,13 @@ UNKNOWN = "[UNK]"
 """How the tokenizer of characters spells what it does not know; longer than any of its tokens."""
 
 AUTO_CLASS = {
-    "gpt2": "AutoModelForCausalLM",
-    "llama": "AutoModelForCausalLM",
-    "bert": "AutoModelForMaskedLM",
-    "bart": "BartForConditionalGeneration",
+    "GPT2LMHeadModel": "AutoModelForCausalLM",
+    "LlamaForCausalLM": "AutoModelForCausalLM",
+    "BertForMaskedLM": "AutoModelForMaskedLM",
+    "BertForPreTraining": "AutoModelForPreTraining",
+    "BartForConditionalGeneration": "BartForConditionalGeneration",
 }
-"""The class to load each target with."""
+"""What loads each class of `transformers` with all of its heads."""
 
 _ROLES = {
     "[PAD]": "pad_token",
@@ -56,7 +57,7 @@ def write_folder(model: Transformer, tokenizer: Tokenizer, folder: Path, card: s
 
 def auto_class(config: TrialConfig) -> str:
     """The class of `transformers` that loads the folder. Raises ConfigError as `target_of`."""
-    return AUTO_CLASS[target_of(config)]
+    return AUTO_CLASS[class_of(config)]
 
 
 def hf_tokenizer(tokenizer: Tokenizer, config: TrialConfig) -> Any:

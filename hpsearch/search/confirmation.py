@@ -212,13 +212,15 @@ class Confirmation:
                     return False, False
                 self._keep(run, result)
                 return False, True
-            case Failed(kind="disk-full", message=text):
+            case Failed(kind="disk-full" | "out-of-threads", message=text):
                 raise StoppedForNow(f"{what}: {text}")
             case Failed(kind="bad-input", message=text):
                 raise BadInput(f"{what}: {text}")
             case Failed(kind="out-of-memory"):
                 run.micro_batches = PARTS * (run.micro_batches or 1)
                 why = message.body.message
+            case Failed(kind="killed", message=text):
+                why = text
             case Failed():
                 run.tries, why = MAX_TRIES, message.body.message  # It would fail of the same again.
             case Died() if self.stopping:

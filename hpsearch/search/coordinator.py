@@ -398,12 +398,15 @@ class Coordinator:
             self._waiting.append(record)
 
     def _on_failed(self, active: _Active, failed: Failed) -> None:
-        if failed.kind == "disk-full":
+        if failed.kind == "killed":
+            self._on_died(active, Died(1, failed.message))
+            return
+        if failed.kind in ("disk-full", "out-of-threads"):
             self.stopped_for_now = self.stopped_for_now or failed.message
         elif failed.kind == "bad-input":
             # Its config was checked here, so it is the text that changed: every other trial would fail of it too.
             self._bad_input = self._bad_input or failed.message
-        if failed.kind in ("disk-full", "bad-input"):
+        if failed.kind in ("disk-full", "out-of-threads", "bad-input"):
             self.stop(failed.message)
             self._pause(active, failed.message)
             return

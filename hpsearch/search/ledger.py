@@ -230,7 +230,7 @@ class Ledger:
         study = self._study
         trial_id = self._optuna_ids[record.number]
         if record.reason:
-            study.storage.set_trial_user_attr(trial_id, "reason", record.reason)
+            study.storage.set_trial_user_attr(trial_id, "reason", storable(record.reason))
         for name, value in record.constraints.items():
             study.storage.set_trial_system_attr(trial_id, f"constraints:{name}", value)
         if record.constraints:  # The dashboard reads the older form only, and would show an infeasible trial as best.

@@ -200,7 +200,7 @@ def _events(bench: Bench, executor: Executor, watches: Mapping[str, _Watch], cha
         while running:
             for message in executor.messages(1.0):
                 match message.body:
-                    case Failed(kind="disk-full", message=text):
+                    case Failed(kind="disk-full" | "out-of-threads", message=text):
                         raise StoppedForNow(text)
                     case Failed(message=text):
                         watches[message.slot].failed = f"cannot be trained: {text}"

@@ -34,7 +34,8 @@ from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
 from hpsearch.storage.engine import optuna_storage, sqlite_file, sqlite_url
-from hpsearch.storage.others import others_directions
+from hpsearch.storage.limits import LONGEST_NAME, longest_text, longest_value
+from hpsearch.storage.others import MARK, others_directions
 from hpsearch.storage.records import STUDY_NAME, BudgetRecord, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import storage_errors
@@ -145,15 +146,11 @@ class Study:
 
     def exists(self) -> bool:
         """Whether Optuna still has the study; its dashboard can delete it at any moment."""
-        try:
-            self.storage.get_study_id_from_name(self.record.name)
-        except KeyError:
-            return False
-        return True
+        return self.storage.name_of(self.record) is not None
 
     def discard(self) -> None:
         """Undo the creation of a study that turned out to be impossible before its first trial."""
-        self.storage.delete_study(self.storage.get_study_id_from_name(self.record.name))
+        self.storage.delete_study(self.storage.id_of(self.record))
         self.store.delete_study(self.record.id)
         remove_study(self.folder)
 
@@ -296,7 +293,8 @@ def _begun(request: Request) -> bool:
 
 
 def _require_storage(request: Request) -> None:
-    """Refuse a database that cannot be used, and the name of a study that another program made in it."""
+    """Refuse a database that cannot be used or not hold the space, and the name of a study that another program made in it."""
+    _require_room(request)
     default = request.studies_dir / "hpsearch.db"
     if not request.storage_url:
         return  # Only a price is asked for.
@@ -311,6 +309,42 @@ def _require_storage(request: Request) -> None:
             f"study '{request.name}' was made by another program in this database, to {' and '.join(theirs)}; "
             "start another study with --study NAME"
         )
+
+
+def _require_room(request: Request) -> None:
+    """Refuse a space that the database cannot hold. Raises SpaceError."""
+    from optuna.distributions import distribution_to_json
+
+    space = request.space
+    names = {parameter.name: parameter.place for parameter in space.searched}
+    for name, place in (dict.fromkeys(space.objectives, space.document.place) | names).items():
+        if len(name) > LONGEST_NAME:
+            raise place.error(
+                f"the name '{name[:40]}…' has {len(name)} characters, and Optuna keeps {LONGEST_NAME}; shorten it"
+            )
+    if not request.storage_url:
+        return  # Only a price is asked for.
+    if request.storage_url == sqlite_url(request.studies_dir / "hpsearch.db"):
+        return  # SQLite has no such limits, and the folder of this file may not exist yet.
+    most, text = longest_value(request.storage_url), longest_text(request.storage_url)
+    if most is None or text is None:
+        return
+    advice = "shorten them, or use PostgreSQL or SQLite"
+    distributions = space.distributions()
+    proposal = 2
+    for parameter in space.searched:
+        choices = [len(json.dumps(each)) for each in getattr(parameter, "choices", ())]
+        proposal += len(json.dumps(parameter.name)) + max(choices, default=24) + 4
+        size = len(distribution_to_json(distributions[parameter.name]))
+        if size > most:
+            raise parameter.place.error(
+                f"the choices of {parameter.name} take {size:,} bytes, and MySQL keeps {most:,}; {advice}"
+            )
+    if proposal > most:
+        raise space.document.place.error(f"a configuration takes up to {proposal:,} bytes, and MySQL keeps {most:,}; {advice}")
+    size = len(space.to_yaml().encode())
+    if size > text:
+        raise space.document.place.error(f"the space takes {size:,} bytes, and MySQL is given {text:,} at most; {advice}")
 
 
 def _constraints_place(space: SearchSpace) -> Place:
@@ -349,7 +383,7 @@ def _open(
 
     with store.setup_lock():
         study = optuna.create_study(
-            study_name=record.name,
+            study_name=storage.name_of(record) or record.name,
             storage=storage,
             directions=["minimize"] * len(record.objectives),
             load_if_exists=True,
@@ -362,6 +396,7 @@ def _open(
             f"`hpsearch delete --study {record.name}` removes what is left of it"
         )
     study.set_metric_names(list(record.objectives))
+    study.set_user_attr(MARK, record.folder)
     if asked == 0:
         enqueue_baseline(study)
     opened = Study(

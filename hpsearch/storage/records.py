@@ -248,3 +248,5 @@ class Owner:
     """When that process started on its host's clock: a process id alone is used again by the system."""
     token: str
     """Random; every write of the coordinator is fenced by it."""
+    namespace: str = ""
+    """Where `pid` means that process: a host name may be that of several containers. Empty where nobody knows."""
