@@ -13,6 +13,7 @@ import typer
 from hpsearch.cli import streams
 from hpsearch.errors import BadInput, HpsearchError
 from hpsearch.places import STUDIES_DIR, cache_dir, read_secret, require_folder, require_writable, storage_url
+from hpsearch.text import storable
 
 __all__ = ["STUDIES_DIR", "cache_dir", "read_secret", "require_folder", "require_writable", "storage_url"]
 
@@ -86,7 +87,7 @@ def open_for_reading(storage: str | None, studies_dir: Path, name: str | None) -
     """The store and the study to read: the named one, or the only one. Raises BadInput with the names there are."""
     store = open_store(storage, studies_dir)
     if name is not None:
-        return store, store.study(name)
+        return store, store.study(storable(name))
     studies = store.studies()
     if not studies:
         raise BadInput(f"no study yet in {store.url}; start one with `hpsearch run --space lm`")

@@ -103,9 +103,7 @@ def to_json(view: StudyView, trial: TrialRecord) -> str:
     try:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        raise BadInput(
-            "--format json: a hyperparameter is infinite or NaN, which JSON cannot say; use yaml or toml"
-        ) from None
+        raise BadInput("--format json: a hyperparameter is infinite or NaN, which JSON cannot say; use yaml or toml") from None
     return escaped(text) + "\n"
 
 
