@@ -43,10 +43,12 @@ def storable(text: str) -> str:
 
 def message(text: str, longest: int = LONGEST_MESSAGE) -> str:
     """A message of a trial or a program: storable, and at most `longest` characters; its middle is left out."""
-    if len(text) > longest:
-        half = (longest - len(CUT)) // 2
-        text = text[:half] + CUT + text[-half:]
-    return storable(text)
+    return _cut(storable(_cut(text, longest)), longest)  # What is escaped grows.
+
+
+def _cut(text: str, longest: int) -> str:
+    half = (longest - len(CUT)) // 2
+    return text if len(text) <= longest else text[:half] + CUT + text[-half:]
 
 
 def shortened(text: str, longest: int) -> str:

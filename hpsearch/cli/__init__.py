@@ -42,8 +42,16 @@ def options(
 
 
 def main() -> None:
-    """Run one verb; the exit codes are those of `hpsearch.errors`."""
+    """Run one verb; the exit codes are those of `hpsearch.errors`. However it ends, no database is left open."""
     streams.prepare()
+    try:
+        _run()
+    finally:
+        if engine := sys.modules.get("hpsearch.storage.engine"):  # Slow to import, and not every verb needs one.
+            engine.close_all()
+
+
+def _run() -> None:
     # Optuna calls what it has had for years experimental; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*experimental")
     try:

@@ -12,10 +12,27 @@ import typer
 
 from hpsearch.cli import streams
 from hpsearch.errors import BadInput, HpsearchError
-from hpsearch.places import STUDIES_DIR, cache_dir, read_secret, require_folder, require_writable, storage_url
-from hpsearch.text import storable
+from hpsearch.places import (
+    STUDIES_DIR,
+    cache_dir,
+    claim_folder,
+    read_secret,
+    require_folder,
+    require_own_folder,
+    require_writable,
+    storage_url,
+)
 
-__all__ = ["STUDIES_DIR", "cache_dir", "read_secret", "require_folder", "require_writable", "storage_url"]
+__all__ = [
+    "STUDIES_DIR",
+    "cache_dir",
+    "claim_folder",
+    "read_secret",
+    "require_folder",
+    "require_own_folder",
+    "require_writable",
+    "storage_url",
+]
 
 if TYPE_CHECKING:
     from hpsearch.storage.records import StudyRecord
@@ -49,6 +66,15 @@ StorageOption = Annotated[
         envvar="HPSEARCH_STORAGE",
         show_envvar=True,
         help="SQL database; by default SQLite in the studies folder.",
+    ),
+]
+CheckpointsDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoints-dir",
+        metavar="DIR",
+        help="Where checkpoints are kept, a folder for each study and trial; by default with the trial.",
+        show_default=False,
     ),
 ]
 StudiesDirOption = Annotated[
@@ -87,7 +113,7 @@ def open_for_reading(storage: str | None, studies_dir: Path, name: str | None) -
     """The store and the study to read: the named one, or the only one. Raises BadInput with the names there are."""
     store = open_store(storage, studies_dir)
     if name is not None:
-        return store, store.study(storable(name))
+        return store, store.study(name)
     studies = store.studies()
     if not studies:
         raise BadInput(f"no study yet in {store.url}; start one with `hpsearch run --space lm`")

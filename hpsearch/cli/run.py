@@ -18,6 +18,7 @@ from hpsearch.cli.options import (
     SEEDS,
     STUDIES_DIR,
     TOP,
+    CheckpointsDirOption,
     DeviceOption,
     JsonOption,
     SeedsOption,
@@ -68,6 +69,7 @@ def run(
     ] = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    checkpoints_dir: CheckpointsDirOption = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="auto (default), tpe, random, gp, cmaes, qmc or grid.", show_default=False)
     ] = None,
@@ -199,9 +201,15 @@ def run(
         scheduler=scheduler,
         seed=seed,
         trainer=trainer,
+        checkpoints_dir=checkpoints_dir,
+        files_elsewhere=shared is not None,
         earlier=tuple(parse_source(word, own_url) for word in earlier or ()),
     )
     require_folder("--studies-dir", studies_dir)
+    if checkpoints_dir is not None:
+        if shared is not None:
+            raise BadInput(f"--checkpoints-dir {checkpoints_dir}: --shared says where checkpoints are; leave one out")
+        require_folder("--checkpoints-dir", checkpoints_dir)
     worked = work(
         request,
         where,
@@ -308,7 +316,7 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
         importance = importance_of(study.optuna, searched) if ended else {}
         print_summary(seen, searched, importance, warnings, study.folder, place)
     if worked.stopped_for_now:
-        raise StoppedForNow(f"study '{record.name}' stopped: {worked.stopped_for_now}; run the same command again")
+        raise StoppedForNow(f"study '{record.name}' stopped: {worked.stopped_for_now}")
     if caught and not ended:
         say(f"study '{record.name}' is paused; the same command goes on with it")
         return exit_code(caught[0])

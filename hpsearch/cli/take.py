@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,16 +22,19 @@ from hpsearch.cli.options import (
     StudiesDirOption,
     StudyOption,
     cache_dir,
+    claim_folder,
     print_json,
     require_folder,
+    require_own_folder,
     require_writable,
 )
-from hpsearch.errors import INTERRUPTED, BadInput, did_you_mean
+from hpsearch.errors import INTERRUPTED, BadInput, StudyGone, did_you_mean
 from hpsearch.files import write_atomically
 from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
     from hpsearch.report.view import Scale, StudyView
+    from hpsearch.storage.records import StudyRecord
 
 
 @app.command()
@@ -101,17 +102,27 @@ def write_figures_of(
         if name not in drawn:
             near = did_you_mean(name, drawn) or f"; there are {', '.join(drawn)}"
             raise BadInput(f"--figure {name}: study '{view.study.name}' has no such figure{near}")
+    files = [f"{name}.{format}" for name in names or drawn]
+    require_own_folder("--out", folder, files)
+    claim_folder(folder, files)
     return write_figures({name: drawn[name] for name in names or drawn}, folder, format)
 
 
-def load_optuna(url: str, name: str) -> Any:
-    """Optuna's own study, for what is to be shown by its dashboard."""
+def load_optuna(url: str, record: StudyRecord) -> Any:
+    """Optuna's own study, for what is to be shown by its dashboard. Raises StudyGone where another program deleted it."""
     import optuna
 
     from hpsearch.storage.engine import optuna_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=name, storage=optuna_storage(url))
+    storage = optuna_storage(url)
+    name = storage.name_of(record)
+    if name is None:
+        raise StudyGone(
+            f"study '{record.name}' was deleted by another program; "
+            f"`hpsearch delete --study {record.name}` removes what is left of it"
+        )
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 @app.command()
@@ -125,6 +136,13 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter, or data.text, data.tokenizer; may be repeated."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where weights, tokenizer and log go.")] = Path("model"),
+    save_dir: Annotated[
+        Path | None,
+        typer.Option("--save-dir", metavar="DIR", help="Where checkpoints go, instead of below --out.", show_default=False),
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", metavar="FILE", help="Where the log goes, likewise.", show_default=False)
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH|NAME", help="Another text.")] = None,
     device: DeviceOption = "auto",
     threads: Annotated[
@@ -135,17 +153,29 @@ def train(
     """Train one config and keep its weights; an exported one reaches its exported score again on the same CPU."""
     from hpsearch.cli.run import parse_setting
     from hpsearch.execution.devices import choose_device
-    from hpsearch.places import slot_threads
+    from hpsearch.places import MOST_THREADS, slot_threads
     from hpsearch.report.export import config_yaml, parse_value, read_config
 
-    if threads is not None and threads < 1:
-        raise BadInput(f"--threads {threads}: give a whole number from 1")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadInput(f"--threads {threads}: give a whole number from 1 to {MOST_THREADS}")
     changes = {name: parse_value(text) for name, text in map(parse_setting, settings or [])}
     if config is None and not changes:
         raise BadInput("what is to be trained? Name a file with --config FILE, or hyperparameters with --set NAME=VALUE")
     asked = read_config(config, changes)
+    # As it is now, and not after hours of training; a pipe is read only once.
+    written = config.read_bytes() if config is not None and config.is_file() else b""
     where = choose_device(device)[0]
-    require_folder("--out", out)
+    if log_file is not None:
+        require_writable(log_file)
+    require_own_folder("--out", out)
+    if save_dir is not None:
+        require_own_folder("--save-dir", save_dir)
+
+    def claim() -> None:
+        for folder in (out, save_dir):
+            if folder is not None:
+                claim_folder(folder)
+
     try:
         with Pausing() as pausing:
             from hpsearch.training.single import train_config  # The first import of torch: only when all else is known.
@@ -161,6 +191,9 @@ def train(
                 objectives=(asked.study.objective,) if asked.study else (),
                 say=say,
                 asked=pausing.asked,
+                checkpoints=save_dir,
+                log_file=log_file,
+                begin=claim,
             )
     except KeyboardInterrupt:
         say("interrupted before the first step; the same command begins anew")
@@ -171,11 +204,10 @@ def train(
     if result.outcome is Outcome.PAUSED:
         say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
         return pausing.exit_code
-    if changes or config is None or config.suffix.lower() == ".toml":
+    if changes or config is None or config.suffix.lower() == ".toml" or not written:
         write_atomically(out / "config.yaml", config_yaml(asked))
     else:
-        with contextlib.suppress(shutil.SameFileError):
-            shutil.copyfile(config, out / "config.yaml")
+        write_atomically(out / "config.yaml", written)
     found = result.metrics.get(asked.study.objective) if asked.study else None
     expected = asked.study.value if asked.study and data is None and not changes else None
     if as_json:

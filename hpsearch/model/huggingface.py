@@ -14,7 +14,7 @@ from typing import Any
 from hpsearch.config import TrialConfig
 from hpsearch.data.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer, byte_alphabet
 from hpsearch.errors import BadInput
-from hpsearch.files import write_atomically
+from hpsearch.files import write_atomically, writing_folder
 from hpsearch.model.convert import class_of, require_transformers, to_hf
 from hpsearch.model.transformer import Transformer
 from hpsearch.text import storable
@@ -43,16 +43,16 @@ _ROLES = {
 
 
 def write_folder(model: Transformer, tokenizer: Tokenizer, folder: Path, card: str) -> None:
-    """Write `model` and `tokenizer` into `folder`, weights as safetensors, with `card` as its README.md.
+    """Write `model` and `tokenizer` into a new or empty `folder`, weights as safetensors, with `card` as its README.md.
 
     Raises ConfigError naming the hyperparameter that transformers has no place for, and BadInput without that library.
     """
     theirs = to_hf(model, tokenizer.specials)
     wrapped = hf_tokenizer(tokenizer, model.config)
-    folder.mkdir(parents=True, exist_ok=True)
-    theirs.save_pretrained(folder)
-    wrapped.save_pretrained(folder)
-    write_atomically(folder / CARD, storable(card))
+    with writing_folder(folder) as whole:
+        theirs.save_pretrained(whole)
+        wrapped.save_pretrained(whole)
+        write_atomically(whole / CARD, storable(card))
 
 
 def auto_class(config: TrialConfig) -> str:

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node
@@ -24,6 +24,7 @@ from ruamel.yaml.nodes import MappingNode, Node
 from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, TrialConfig, canonical
 from hpsearch.errors import BadInput, ConfigError, SpaceError, did_you_mean
 from hpsearch.hyperparameter import Hyperparameter
+from hpsearch.places import MOST_THREADS
 from hpsearch.report.own import again
 from hpsearch.report.verdict import comment_lines, verdict_dict
 from hpsearch.report.view import StudyView, amount, finite, jsonable, searched_by, short
@@ -44,7 +45,7 @@ class Run(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     device: str | None = None
-    threads: int | None = None
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)
 
 
 class Origin(BaseModel):
