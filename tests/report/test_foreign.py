@@ -160,6 +160,7 @@ def test_litgpt_gets_yaml_of_names_that_it_knows() -> None:
     assert found.keys() <= set(LITGPT[""].split())
     for section in ("model_config", "train", "eval"):
         assert found[section].keys() <= set(LITGPT[section].split())
+    assert found["model_name"], "its pretrain does not start without"
     model, train = found["model_config"], found["train"]
     assert (model["mlp_class_name"], model["norm_class_name"], model["bias"], model["n_query_groups"]) == (
         "LLaMAMLP",
@@ -231,6 +232,16 @@ def test_the_model_of_transformers_has_our_number_of_parameters(changes: dict[st
     assert type(made).__name__ == kind
     auto = transformers.AutoModelForMaskedLM if kind == "BertConfig" else transformers.AutoModelForCausalLM
     assert sum(p.numel() for p in auto.from_config(made).parameters()) == count(asked).num_parameters
+
+
+@pytest.mark.parametrize("changes", [{}, LLAMA, {"architecture": "encoder"}, {"architecture": "encoder_decoder"}])
+def test_no_real_token_has_a_special_part_in_the_model_of_transformers(changes: dict[str, Any]) -> None:
+    told = translate("transformers", config(**changes), "cpu")
+    made = python(as_text(told, []))["model_config"]
+    ids = {name: value for name, value in made.to_dict().items() if name.endswith("_token_id")}
+    assert {"pad_token_id", "bos_token_id", "eos_token_id"} <= ids.keys()
+    assert set(ids.values()) == {None}
+    assert any("pad_token_id" in sentence for sentence in told.differs) == ("architecture" in changes)
 
 
 def test_a_model_that_transformers_lacks_is_said_and_the_arguments_stay() -> None:
