@@ -21,7 +21,7 @@ from hpsearch.data.corruption import PACKING
 from hpsearch.data.sampling import Source, pass_shares, windows
 from hpsearch.data.split import HELD_OUT_BYTES, Part, Split, split_text
 from hpsearch.data.tokenizer import SPECIALS, BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer, smallest_bpe
-from hpsearch.errors import DataError
+from hpsearch.errors import ConfigError, DataError
 
 __all__ = ["HELD_OUT_BYTES", "Corpus", "open_corpus", "text_tokens", "window_shape"]
 
@@ -68,6 +68,16 @@ class Corpus:
         """Training sequences in one pass over the text; `num_epochs` passes are this times num_epochs / batch_size steps."""
         stride, width = window_shape(self.architecture, context_length)
         return sum(pass_shares(self.train, [windows(source, stride, width) for source in self.train]))
+
+    def require_vocabulary(self, vocab_size: int) -> None:
+        """Check that a model with so many rows is one of this text. Raises ConfigError with both numbers."""
+        own, kind, specials = self.tokenizer.vocab_size, self.tokenizer.kind, len(self.tokenizer.specials)
+        if vocab_size != own:
+            raise ConfigError(
+                "vocab_size",
+                f"vocab_size is {vocab_size}, and the {kind} of the text and the {specials} special tokens of architecture "
+                f"{self.architecture} make {own}; leave vocab_size out: it follows from the text",
+            )
 
     def require(self, context_length: int, eval_iters: int) -> None:
         """Check that this text can train and evaluate such a model. Raises DataError with the numbers that do not fit."""

@@ -22,7 +22,7 @@ def trial_model(
     """The weights of the trial in `folder` after its last step, `iteration`, in evaluation mode.
 
     Its tokenizer comes from the text, which must still be the one of `fingerprint`. Raises BadInput where the weights are
-    gone or damaged, DataError where the text is another one.
+    gone or damaged, DataError where the text is another one, ConfigError where its vocabulary is.
     """
     config = TrialConfig.build(canonical(settings))
     saved = {int(path.stem.rpartition("-")[2]): path for path in checkpoint_folder(config, folder).glob(PATTERN)}
@@ -37,6 +37,7 @@ def trial_model(
             f"the text is not the one that this trial was trained on (fingerprint {corpus.data_fingerprint[:12]}, "
             f"expected {fingerprint[:12]}), so its tokenizer cannot be made again; bring the old text back"
         )
+    corpus.require_vocabulary(config.vocab_size)
     with tempfile.TemporaryDirectory() as place:
         export_weights(config, saved[iteration], corpus.tokenizer, Path(place))
         return load_model(Path(place))

@@ -39,7 +39,8 @@ def train_config(
     settings: hyperparameters as `TrialConfig.build` takes them, with max_iters or num_epochs. fingerprint: of the text that
     is expected; empty where any will do. objectives: what must be among the metrics. say: gets a line for each evaluation.
     asked: called at each step; at PAUSE the run leaves a checkpoint, and returns without having exported anything.
-    Raises DataError for another text, ConfigError for what can never fit into memory, NoTrialSucceeded when the run diverges.
+    Raises DataError for another text, ConfigError for a vocabulary that is not the text's and for what can never fit into
+    memory, NoTrialSucceeded when the run diverges.
     """
     draft = TrialConfig.build({"max_iters": 1} | canonical(settings))
     corpus = open_corpus(data, vocab_size=draft.vocab_size, architecture=draft.architecture, cache_dir=cache_dir)
@@ -49,7 +50,10 @@ def train_config(
             f"expected {fingerprint[:12]}); name the text to train on with --data"
         )
     corpus.require(draft.context_length, draft.eval_iters)
-    config = _on(corpus, canonical(settings), draft)
+    given = canonical(settings)
+    if "vocab_size" in given:
+        corpus.require_vocabulary(draft.vocab_size)
+    config = _on(corpus, given, draft)
     if device == "cpu":
         require_memory(config, machine_memory())
     run = train(config, corpus, folder, device=device, threads=threads, objectives=objectives)
