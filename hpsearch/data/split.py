@@ -90,6 +90,8 @@ class Split:
     """Of the validation parts in a score: those of the texts whose ends they are; None for "as long as it is"."""
     fingerprint: str
     """sha256-based, of the contents, the cuts and the weights; the same for every tokenizer and place on disk."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the texts: a line for each folder of which something is left out."""
 
     @property
     def train_bytes(self) -> int:
@@ -170,8 +172,8 @@ def split_text(data: DataConfig, cache_dir: Path) -> Split:
     texts = [find_text(word, cache_dir, without=apart.files if apart else frozenset()) for word in words]
     _check_disjoint(texts, apart)
     if apart is not None:
-        train = [Part(text.name, text.path, text.sha256, 0, text.size) for text in texts]
-        validation = [Part(apart.name, apart.path, apart.sha256, 0, apart.size)]
+        train = [_whole(text) for text in texts]
+        validation = [_whole(apart)]
     else:
         assert isinstance(share, float)
         halves = [_halves(text, share) for text in texts]
@@ -185,17 +187,22 @@ def split_text(data: DataConfig, cache_dir: Path) -> Split:
         tuple(validation),
         weights if apart is None else None,
         cache.digest({**identity, "weights": list(weights) if weights else None}),
+        tuple(text.note for text in (*texts, *([apart] if apart else [])) if text.note),
     )
 
 
 def _halves(text: Text, share: float) -> tuple[Part, Part]:
     """The part before the held-out end, and that end. The cut moves back by at most a tenth of the smaller of the two."""
-    at = text.size - round(text.size * share)
-    reach = min(_LINE_REACH, min(at, text.size - at) // 10)
+    whole = _whole(text)
+    at = whole.size - round(whole.size * share)
+    reach = min(_LINE_REACH, min(at, whole.size - at) // 10)
     begin = max(0, at - max(reach, 3))
-    whole = Part(text.name, text.path, text.sha256, 0, text.size)
-    at = begin + cut(whole.read(begin, at + 1), at - begin, reach=reach)
-    return Part(text.name, text.path, text.sha256, 0, at), Part(text.name, text.path, text.sha256, at, text.size)
+    at = whole.start + begin + cut(whole.read(begin, at + 1), at - begin, reach=reach)
+    return replace(whole, stop=at), replace(whole, start=at)
+
+
+def _whole(text: Text) -> Part:
+    return Part(text.name, text.path, text.sha256, text.start, text.size)
 
 
 def _check_disjoint(texts: list[Text], apart: Text | None) -> None:

@@ -20,11 +20,13 @@ from typing import Any
 import psutil
 
 import hpsearch
+from hpsearch.data.cache import private_folder
 from hpsearch.errors import BadInput, DataError, SlotsUnable
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.execution.mirror import Mirror
 from hpsearch.execution.protocol import Died, Ended, Failed, SlotInfo, TrialTask
 from hpsearch.execution.slot import failure
+from hpsearch.text import path_of, path_word
 from hpsearch.training.events import Answer, CheckpointSaved, Outcome, Warned
 
 WAKE_S = 1.0
@@ -146,7 +148,7 @@ class SlotHost:
         _require_texts(task.data)
         self._drop_folder()
         if not _writable(task.cache_dir):
-            task = replace(task, cache_dir=Path(tempfile.gettempdir()) / "hpsearch-cache")
+            task = replace(task, cache_dir=private_folder())
         measures = task.number < 0  # It leaves nothing behind.
         if self._mirror is None and not measures:
             return task
@@ -196,21 +198,23 @@ def _require_texts(data: dict[str, Any]) -> None:
     """Say on which node a text is missing: the coordinator has it, or it would not have begun."""
     for path in text_paths(data):
         if not path.exists():
-            raise DataError(f"{path}: not on node {socket.gethostname()}; put the text at this path on every node")
+            raise DataError(
+                f"{path_word(str(path))}: not on node {socket.gethostname()}; put the text at this path on every node"
+            )
 
 
 def text_paths(data: dict[str, Any]) -> list[Path]:
     """The files and folders that a study's text is made of; words such as `pydoc` are none."""
     text = data.get("text", ())
     words = [*([text] if isinstance(text, str) else text), data.get("validation")]
-    return [Path(word).expanduser() for word in words if isinstance(word, str) and _is_path(word)]
+    return [Path(path_of(word)).expanduser() for word in words if isinstance(word, str) and _is_path(word)]
 
 
 def absolute_texts(data: dict[str, Any]) -> dict[str, Any]:
     """`data` with absolute paths: a node has another working directory."""
 
     def at(word: Any) -> Any:
-        return str(Path(word).expanduser().absolute()) if isinstance(word, str) and _is_path(word) else word
+        return path_word(str(Path(path_of(word)).expanduser().absolute())) if isinstance(word, str) and _is_path(word) else word
 
     match data.get("text", "pydoc"):
         case dict() as weights:

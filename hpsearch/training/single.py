@@ -50,6 +50,8 @@ def train_config(
             f"expected {fingerprint[:12]}); name the text to train on with --data"
         )
     corpus.require(draft.context_length, draft.eval_iters)
+    for told in corpus.split.notes:
+        say(told)
     given = canonical(settings)
     if "vocab_size" in given:
         corpus.require_vocabulary(draft.vocab_size)
