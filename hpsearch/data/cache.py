@@ -54,12 +54,25 @@ def writing(path: Path) -> Iterator[BinaryIO]:
                 folder.rmdir()
         if not isinstance(error, OSError):
             raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoppedForNow(f"{path.parent}: the disk is full; make room and run the same command again") from None
-        raise DataError(
-            f"{path.parent}: cannot keep prepared data here: {error.strerror or error}; name a folder that you can write to "
-            "with HPSEARCH_CACHE_DIR"
-        ) from None
+        raise _refusal(path.parent, error) from None
+
+
+def require_writable(cache_dir: Path) -> None:
+    """Find out before a text is read that nothing can be kept of it. Raises as `writing` does."""
+    try:
+        nearest = next(place for place in (cache_dir.absolute(), *cache_dir.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=nearest).close()  # Permissions do not tell: the superuser has them on a read-only disk too.
+    except OSError as error:
+        raise _refusal(cache_dir, error) from None
+
+
+def _refusal(folder: Path, error: OSError) -> StoppedForNow | DataError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoppedForNow(f"{folder}: the disk is full; make room and run the same command again")
+    return DataError(
+        f"{folder}: cannot keep prepared data here: {error.strerror or error}; name a folder that you can write to with "
+        "HPSEARCH_CACHE_DIR"
+    )
 
 
 def _forget_abandoned(folder: Path) -> None:
@@ -113,7 +126,8 @@ def holds(cache_dir: Path, path: Path, sha256: str) -> bool:
     except OSError:
         return False
     if settled(before[2]):
-        remember(cache_dir, key, {"sha256": found})
+        with contextlib.suppress(DataError, StoppedForNow):  # It is only read again next time.
+            remember(cache_dir, key, {"sha256": found})
     return True
 
 

@@ -131,6 +131,7 @@ def _file(word: str, path: Path, cache_dir: Path) -> Text:
         raise DataError(f"{word}: the file is empty; give a file with text")
     found = cache.recall(cache_dir, key)
     if found is None:
+        cache.require_writable(cache_dir)  # Even where this file is too young to be remembered: a slot will find it old enough.
         sha256 = hashlib.sha256()
         for block in _checked(word, path, before[0]):
             sha256.update(block)
