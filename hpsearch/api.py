@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import math
 import pickle
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -68,6 +68,8 @@ class Options(TypedDict, total=False):
     """`tensorboard`, `mlflow`, `wandb`."""
     studies_dir: str | Path
     """Where studies keep their files; `studies`."""
+    checkpoints_dir: str | Path | None
+    """Where checkpoints are kept, a folder for each study and trial; by default with the trial."""
     view: View
 
 
@@ -110,7 +112,8 @@ def tune(
     """Search with a trainer of one's own: a generator function `train(config, run)`, or the command line of a program.
 
     train: yields `hpsearch.Evaluation`; `hpsearch.Run` says what it is told. Slots are processes, so it is a function of a
-    module, or one that cloudpickle can carry (a notebook's; needs the extra `notebook`). A text is a command as in
+    module, or one that cloudpickle can carry (a notebook's; needs the extra `notebook`). A partial, a bound method or an object
+    that can be called is as good, if it can be pickled. A text is a command as in
     `hpsearch run --command`. space: as for `load_space`, or a mapping of parameters alone. objective, direction, steps,
     evaluations: for a mapping that does not say them (`objective:`, `budget:`).
 
@@ -118,7 +121,8 @@ def tune(
     once all trials are paused: the same call goes on with them.
     """
     trainer = _program(train) if isinstance(train, str | Sequence) else _function(train)
-    name = getattr(train, "__name__", "program").strip("<>")
+    called = _unwrapped(train)
+    name = "program" if isinstance(trainer, ProgramTrainer) else getattr(called, "__name__", type(called).__name__).strip("<>")
     return _work(_own_space(space, name, objective, direction, steps, evaluations), trainer, options)
 
 
@@ -149,6 +153,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
         scheduler=options.get("scheduler"),
         seed=options.get("seed"),
         trainer=trainer,
+        checkpoints_dir=Path(elsewhere) if (elsewhere := options.get("checkpoints_dir")) else None,
     )
     worked = work(
         request,
@@ -166,7 +171,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
     if worked.signals or worked.confirmation_signals:
         raise KeyboardInterrupt(f"study '{request.name}' is paused; the same call goes on with it")
     if worked.stopped_for_now:
-        raise StoppedForNow(f"study '{request.name}' stopped: {worked.stopped_for_now}; call it again")
+        raise StoppedForNow(f"study '{request.name}' stopped: {worked.stopped_for_now}")
     if worked.ended and seen.best is None:
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{request.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
@@ -212,16 +217,22 @@ def _program(train: str | Sequence[str]) -> ProgramTrainer:
 
 
 def _function(train: Callable[..., Any]) -> FunctionTrainer:
-    """The function as a slot can have it: by its module, else by value."""
-    name = getattr(train, "__qualname__", None)
-    module = getattr(train, "__module__", None)
-    if not callable(train) or name is None or module is None:
-        raise BadInput(f"train is {train!r}: give a generator function train(config, run), or a command line")
+    """What is called, as a slot can have it: a function by its module; a partial, a method or an object, and what no module
+    has, by value."""
+    if not callable(train):
+        raise BadInput(f"train is {train!r:.100}: give a generator function train(config, run), or a command line")
+    inner = _unwrapped(train)
+    module = getattr(inner, "__module__", None) or type(inner).__module__
+    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     full = f"{module}:{name}"
     if module != "__main__" and "<" not in name:
         with contextlib.suppress(ImportError, AttributeError):
-            if FunctionTrainer(full).load() is train:
+            if FunctionTrainer(full).load() == train:
                 return FunctionTrainer(full)
+        with contextlib.suppress(Exception):  # cloudpickle can do more, and says what it cannot.
+            pickled = pickle.dumps(train)
+            if b"__main__" not in pickled:
+                return FunctionTrainer(full, pickled)
     try:
         cloudpickle = importlib.import_module("cloudpickle")
     except ImportError:
@@ -231,8 +242,15 @@ def _function(train: Callable[..., Any]) -> FunctionTrainer:
         ) from None
     try:
         return FunctionTrainer(full, cloudpickle.dumps(train))
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
+    except Exception as error:  # Whatever the parts of an object raise when they are copied.
         raise BadInput(f"{full} cannot be sent to a slot: {error}; put it at the top level of a module") from None
+
+
+def _unwrapped(train: Any) -> Any:
+    """What a partial calls."""
+    while isinstance(train, functools.partial):
+        train = train.func
+    return train
 
 
 def _watcher(view: View, slots: int) -> AbstractContextManager[Watcher]:
@@ -253,7 +271,9 @@ def _watcher(view: View, slots: int) -> AbstractContextManager[Watcher]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    from hpsearch.console import say
+
+    say(text)
 
 
 def _interrupt(_number: int) -> None:

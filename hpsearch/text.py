@@ -7,21 +7,31 @@ UTF-8 file or database takes (Python reads a path that is not UTF-8 as such), NU
 from __future__ import annotations
 
 import os
+import unicodedata
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 LONGEST_MESSAGE = 4_000
 """Characters of a reason, a warning or an error that are kept."""
+
+TOLD = 300
+"""Columns of a message in a table or a line about many trials."""
 
 CUT = " […] "
 
 _URI = "file:"
 
 
+BLANKS = "\n\t\u00a0\u3000"
+"""Characters that are not printable by Unicode, and do no harm in a text of several lines."""
+
+
 def printable(text: str, *, keep: str = "") -> str:
     """`text` with each character that is not printable written as Python writes it, so that it cannot steer a terminal.
 
-    keep: characters that stay as they are, such as "\\n" where a text has several lines.
+    keep: characters that stay as they are, such as BLANKS where a text has several lines.
     """
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() or each in keep else _escaped(each) for each in text)
 
 
@@ -60,10 +70,29 @@ def path_of(word: str) -> str:
 
 def message(text: str, longest: int = LONGEST_MESSAGE) -> str:
     """A message of a trial or a program: storable, and at most `longest` characters; its middle is left out."""
-    if len(text) > longest:
-        half = (longest - len(CUT)) // 2
-        text = text[:half] + CUT + text[-half:]
-    return storable(text)
+    return _cut(storable(_cut(text, longest)), longest)  # What is escaped grows.
+
+
+def _cut(text: str, longest: int) -> str:
+    half = (longest - len(CUT)) // 2
+    return text if len(text) <= longest else text[:half] + CUT + text[-half:]
+
+
+def shortened(text: str, longest: int) -> str:
+    """`text` on one line of at most `longest` columns of a terminal, for a cell of a table: printable, its end left out."""
+    text = printable(text[: longest + 1])
+    if columns(text) <= longest:
+        return text
+    while columns(text) > longest - 1:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def columns(text: str) -> int:
+    """Columns of a terminal that a printable text takes: two for each wide character, none for a combining one."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def _escaped(character: str) -> str:

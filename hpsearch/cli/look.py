@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpsearch.cli import app
+from hpsearch.cli import app, streams
 from hpsearch.cli.options import (
     STUDIES_DIR,
     JsonOption,
@@ -28,6 +28,7 @@ from hpsearch.cli.options import (
 )
 from hpsearch.errors import BadInput
 from hpsearch.files import write_atomically
+from hpsearch.text import TOLD, columns, printable, shortened
 
 if TYPE_CHECKING:
     from hpsearch.report.view import StudyView
@@ -157,6 +158,7 @@ def trials(
 ) -> None:
     """List the trials of a study."""
     from hpsearch.report.sparkline import levels_for, sparkline
+    from hpsearch.report.tables import Columns
     from hpsearch.report.view import described, short, trial_dict
 
     if format is not None or out is not None:
@@ -170,7 +172,9 @@ def trials(
         return
     levels = levels_for(sys.stdout.encoding)
     objectives = view.study.objectives
-    header = ["trial", "state", *objectives, "curve", "rung", "seconds", "by", "reason, or what was proposed"]
+    before, after = ["trial", "state"], ["curve", "rung", "seconds", "by", "reason, or what was proposed"]
+    columns = Columns((*before, *after))
+    header = [*before, *(columns.add("objective", name) for name in objectives), *after]
     rows = [
         [
             str(trial.number),
@@ -180,7 +184,7 @@ def trials(
             f"{trial.rung}/{view.study.budget.evaluations}",
             f"{trial.seconds:.1f}",
             trial.proposed_by,
-            trial.reason or described(trial.params),
+            shortened(trial.reason, TOLD) or described(trial.params),
         ]
         for trial in view.trials
     ]
@@ -209,7 +213,7 @@ def write_table(load: Callable[[], StudyView], format: str, out: Path | None) ->
         assert out is not None
         write_parquet(load(), out)
     elif out is None:
-        sys.stdout.write(to_csv(load()))
+        streams.document(to_csv(load()))
     else:
         write_atomically(out, to_csv(load()))
 
@@ -242,13 +246,14 @@ def show(
 
 def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]) -> None:
     from hpsearch.report.sparkline import levels_for, sparkline
+    from hpsearch.report.tables import Columns
     from hpsearch.report.view import described, short
 
     name = view.study.objectives[0]
     value = f", {name} {trial.value:.4f}" if trial.value is not None else ""
     print(f"trial {trial.number} of '{view.study.name}': {trial.state}{value}; proposed by {trial.proposed_by}")
     if trial.reason:
-        print(f"reason: {trial.reason}")
+        print(f"reason: {printable(trial.reason)}")
     print(f"proposed: {described(trial.params)}")
     if view.study.own:
         print(f"steps {trial.iteration} of {view.study.steps(trial)}; {trial.seconds:.1f} s")
@@ -257,7 +262,7 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
     print("\nconfig")
     for key, setting in trial.config.items():
         if setting is not None:
-            print(f"  {key:30} {short(setting)}")
+            print(f"  {printable(key):30} {short(setting)}")
     points = view.curve(trial.number)
     if points:
         curve = sparkline(curve_of(view, trial.number), 2 * SPARK, levels_for(sys.stdout.encoding))
@@ -283,11 +288,16 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
             ]
             for point in points
         ]
-        print_table(["rung", "step", *before, *metrics, *after], rows)
+        columns, objectives = Columns(("rung", "step", *before, *after)), view.study.objectives
+        named = [columns.add("objective" if metric in objectives else "metrics", metric) for metric in metrics]
+        print_table(["rung", "step", *before, *named, *after], rows)
     decisions = [decision for decision in view.decisions if decision.trial_number == trial.number]
     if decisions:
         print("\ndecisions")
-        rows = [[str(decision.rung), decision.action, decision.decided_by, decision.reason] for decision in decisions]
+        rows = [
+            [str(decision.rung), decision.action, decision.decided_by, shortened(decision.reason, TOLD)]
+            for decision in decisions
+        ]
         print_table(["rung", "action", "decided by", "reason"], rows)
     if groups:
         print("\nparameter groups")
@@ -296,7 +306,15 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
     if attempts:
         print("\nattempts")
         rows = [
-            [str(a.attempt), a.slot, a.host, str(a.pid), str(a.from_iteration), a.outcome or "running", a.reason]
+            [
+                str(a.attempt),
+                a.slot,
+                a.host,
+                str(a.pid),
+                str(a.from_iteration),
+                a.outcome or "running",
+                shortened(a.reason, TOLD),
+            ]
             for a in attempts
         ]
         print_table(["attempt", "slot", "host", "process", "from step", "outcome", "reason"], rows)
@@ -334,8 +352,9 @@ def dataclass_dict(record: Any) -> dict[str, Any]:
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
     """Columns as wide as their widest cell; the last one is cut at the width of the terminal."""
-    widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
-    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6
-    for row in [header, *rows]:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        print(line if len(line) <= limit else f"{line[: limit - 1]}…")
+    table = [[printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(columns(row[index]) for row in table) for index in range(len(header))]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for row in table:
+        line = "  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        print(line if limit is None else shortened(line, limit))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +12,7 @@ from hpsearch.cli import app
 from hpsearch.cli.options import DeviceOption, JsonOption, cache_dir, print_json
 from hpsearch.cli.run import DataOption, SetOption, SpaceOption
 from hpsearch.errors import BadInput
+from hpsearch.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from hpsearch.search.forecast import Forecast, TrialCost
@@ -54,13 +53,13 @@ def price(
     devices = choose_device(device)
     count = slot_count(slots, devices)
     threads = slot_threads(count, devices)
-    with tempfile.TemporaryDirectory(prefix="hpsearch-price-") as nowhere:
+    with temporary_folder("price") as nowhere:
         request = Request(
             space=chosen,
             name="price",
             trials=trials,
             storage_url="",
-            studies_dir=Path(nowhere),
+            studies_dir=nowhere,
             cache_dir=cache_dir(),
             devices=devices,
             threads=threads,

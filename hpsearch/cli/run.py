@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import os
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpsearch.cli import app
+from hpsearch.cli import app, streams
 from hpsearch.cli.options import (
     SEEDS,
     STUDIES_DIR,
     TOP,
+    CheckpointsDirOption,
     DeviceOption,
     JsonOption,
     SeedsOption,
@@ -32,6 +34,7 @@ from hpsearch.cli.options import (
 from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
 from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForNow
 from hpsearch.places import require_trials
+from hpsearch.text import TOLD, shortened
 
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
@@ -66,6 +69,7 @@ def run(
     ] = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    checkpoints_dir: CheckpointsDirOption = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="auto (default), tpe, random, gp, cmaes, qmc or grid.", show_default=False)
     ] = None,
@@ -197,9 +201,15 @@ def run(
         scheduler=scheduler,
         seed=seed,
         trainer=trainer,
+        checkpoints_dir=checkpoints_dir,
+        files_elsewhere=shared is not None,
         earlier=tuple(parse_source(word, own_url) for word in earlier or ()),
     )
     require_folder("--studies-dir", studies_dir)
+    if checkpoints_dir is not None:
+        if shared is not None:
+            raise BadInput(f"--checkpoints-dir {checkpoints_dir}: --shared says where checkpoints are; leave one out")
+        require_folder("--checkpoints-dir", checkpoints_dir)
     worked = work(
         request,
         where,
@@ -248,9 +258,13 @@ def parse_setting(word: str) -> tuple[str, str]:
 
 
 def view(slots: int) -> LiveView | PlainLines:
+    from rich.console import Console
+
     from hpsearch.console import LiveView, PlainLines
 
-    return LiveView(slots) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else PlainLines(slots)
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return LiveView(slots, Console(file=streams.terminal()))
+    return PlainLines(slots)
 
 
 def leave(_number: int, _: FrameType | None) -> None:
@@ -261,7 +275,8 @@ def leave(_number: int, _: FrameType | None) -> None:
 def leave_at_once(number: int) -> None:
     """End this process now: a second signal came."""
     if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # The live view has hidden the cursor.
+        with contextlib.suppress(OSError):  # The terminal is gone.
+            os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # The live view has hidden the cursor.
     os._exit(exit_code(number))
 
 
@@ -282,6 +297,7 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
     study, ended, caught = worked.study, worked.ended, worked.signals
     if ended:
         load_importance()
+        load_forest()
     seen, at_edge = write_results(study, ended=bool(ended))
     record = seen.study
     if ended:
@@ -300,7 +316,7 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
         importance = importance_of(study.optuna, searched) if ended else {}
         print_summary(seen, searched, importance, warnings, study.folder, place)
     if worked.stopped_for_now:
-        raise StoppedForNow(f"study '{record.name}' stopped: {worked.stopped_for_now}; run the same command again")
+        raise StoppedForNow(f"study '{record.name}' stopped: {worked.stopped_for_now}")
     if caught and not ended:
         say(f"study '{record.name}' is paused; the same command goes on with it")
         return exit_code(caught[0])
@@ -316,7 +332,7 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
             say(f"nothing was confirmed within the limit{now}")
         return 0
     if seen.best is None:
-        reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
+        reasons = sorted({shortened(trial.reason, TOLD) for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{record.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
     return 0
 
@@ -324,13 +340,23 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
 def load_importance() -> None:
     """Load `optuna.importance`, as the report and the notes do, but without scikit-learn, which takes a second or two: an
     evaluator needs it that this command does not use, and Optuna does without where it is not installed."""
-    if "sklearn" in sys.modules:
+    _load("optuna.importance", without="sklearn")
+
+
+def load_forest() -> None:
+    """Load what grows the forests of a report, but without pandas, of which it needs nothing: a second and fifty megabytes."""
+    _load("sklearn.ensemble", without="pandas")
+
+
+def _load(module: str, *, without: str) -> None:
+    """Import `module` as where the package `without` is not installed; where that is loaded already, it is there."""
+    if without in sys.modules:
         return
-    sys.modules["sklearn"] = None  # type: ignore[assignment]  # To an import, that is a package that is not there.
+    sys.modules[without] = None  # type: ignore[assignment]  # To an import, that is a package that is not there.
     try:
-        importlib.import_module("optuna.importance")
+        importlib.import_module(module)
     finally:
-        del sys.modules["sklearn"]
+        del sys.modules[without]
 
 
 def show_on_dashboard(study: Study, view: StudyView, at_edge: list[str]) -> None:

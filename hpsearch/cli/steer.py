@@ -7,12 +7,8 @@ a second; a request that finds no coordinator waits for the next one, but for `s
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +16,7 @@ import typer
 from hpsearch.cli import app
 from hpsearch.cli.options import (
     STUDIES_DIR,
+    CheckpointsDirOption,
     DeviceOption,
     JsonOption,
     StorageOption,
@@ -27,10 +24,13 @@ from hpsearch.cli.options import (
     StudyOption,
     cache_dir,
     open_for_reading,
+    print_json,
     same_place,
 )
 from hpsearch.cli.run import parse_setting, run, say, view
 from hpsearch.errors import BadInput, did_you_mean
+from hpsearch.files import write_atomically
+from hpsearch.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,6 +108,7 @@ def resume(
     ] = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    checkpoints_dir: CheckpointsDirOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Go on with a study as it was begun, from the space in its database."""
@@ -116,15 +117,16 @@ def resume(
     if record.own:
         # What is in a database names no program to run.
         raise BadInput(f"study '{record.name}' has a trainer of your own: go on with the command that began it")
-    with tempfile.TemporaryDirectory() as folder:
-        space = Path(folder) / f"{record.name}.yaml"
-        space.write_text(record.space_text, encoding="utf-8")
+    with temporary_folder("resume") as folder:
+        space = folder / "space.yaml"
+        write_atomically(space, record.space_text)
         return run(
             space=str(space),
             trials=record.trials_target if trials is None else trials,
             study=record.name,
             storage=storage,
             studies_dir=studies_dir,
+            checkpoints_dir=checkpoints_dir,
             slots=slots,
             device=device,
             timeout=timeout,
@@ -289,4 +291,4 @@ class JsonLines:
 
 
 def _line(event: str, **facts: Any) -> None:
-    print(json.dumps({"event": event} | facts, allow_nan=False), file=sys.stdout, flush=True)
+    print_json({"event": event} | facts, indent=None)

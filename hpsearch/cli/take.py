@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,18 +23,20 @@ from hpsearch.cli.options import (
     StudiesDirOption,
     StudyOption,
     cache_dir,
+    claim_folder,
     print_json,
     require_folder,
+    require_own_folder,
     require_writable,
-    storage_url,
 )
-from hpsearch.errors import INTERRUPTED, BadInput, did_you_mean
+from hpsearch.errors import INTERRUPTED, BadInput, StudyGone, did_you_mean
 from hpsearch.files import write_atomically
 from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
     from hpsearch.report.export import ExportedConfig
     from hpsearch.report.view import Scale, StudyView
+    from hpsearch.storage.records import StudyRecord
 
 
 @app.command()
@@ -59,6 +59,8 @@ def report(
     studies_dir: StudiesDirOption = STUDIES_DIR,
 ) -> None:
     """Write one self-contained HTML page with the study's figures, or the figures as files."""
+    from hpsearch.cli.run import load_forest
+    from hpsearch.report.importance import study_of
     from hpsearch.report.page import write_report
     from hpsearch.report.paint import FORMATS, require_painter
     from hpsearch.report.view import axes
@@ -79,7 +81,8 @@ def report(
         require_folder("--out", where)
     view = load_view(storage, studies_dir, study)
     space = parse_space(view.study.space_text, f"study {view.study.name}")
-    optuna_study = load_optuna(storage_url(storage, studies_dir), view.study.name)
+    load_forest()
+    optuna_study = study_of(view, space)
     if format != "html":
         written = write_figures_of(view, optuna_study, axes(space), where, format, figure or ())
         say(f"{len(written)} figure{'s' if len(written) != 1 else ''} of '{view.study.name}' in {where}")
@@ -101,17 +104,27 @@ def write_figures_of(
         if name not in drawn:
             near = did_you_mean(name, drawn) or f"; there are {', '.join(drawn)}"
             raise BadInput(f"--figure {name}: study '{view.study.name}' has no such figure{near}")
+    files = [f"{name}.{format}" for name in names or drawn]
+    require_own_folder("--out", folder, files)
+    claim_folder(folder, files)
     return write_figures({name: drawn[name] for name in names or drawn}, folder, format)
 
 
-def load_optuna(url: str, name: str) -> Any:
-    """Optuna's own study, for its importances."""
+def load_optuna(url: str, record: StudyRecord) -> Any:
+    """Optuna's own study, for what is to be shown by its dashboard. Raises StudyGone where another program deleted it."""
     import optuna
 
     from hpsearch.storage.engine import optuna_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=name, storage=optuna_storage(url))
+    storage = optuna_storage(url)
+    name = storage.name_of(record)
+    if name is None:
+        raise StudyGone(
+            f"study '{record.name}' was deleted by another program; "
+            f"`hpsearch delete --study {record.name}` removes what is left of it"
+        )
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 @app.command()
@@ -125,6 +138,13 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter, or data.text, data.tokenizer; may be repeated."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where weights, tokenizer and log go.")] = Path("model"),
+    save_dir: Annotated[
+        Path | None,
+        typer.Option("--save-dir", metavar="DIR", help="Where checkpoints go, instead of below --out.", show_default=False),
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", metavar="FILE", help="Where the log goes, likewise.", show_default=False)
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH|NAME", help="Another text.")] = None,
     device: DeviceOption = "auto",
     threads: Annotated[
@@ -135,17 +155,29 @@ def train(
     """Train one config and keep its weights; an exported one reaches its exported score again on the same CPU."""
     from hpsearch.cli.run import parse_setting
     from hpsearch.execution.devices import choose_device
-    from hpsearch.places import slot_threads
+    from hpsearch.places import MOST_THREADS, slot_threads
     from hpsearch.report.export import config_yaml, parse_value, read_config
 
-    if threads is not None and threads < 1:
-        raise BadInput(f"--threads {threads}: give a whole number from 1")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadInput(f"--threads {threads}: give a whole number from 1 to {MOST_THREADS}")
     changes = {name: parse_value(text) for name, text in map(parse_setting, settings or [])}
     if config is None and not changes:
         raise BadInput("what is to be trained? Name a file with --config FILE, or hyperparameters with --set NAME=VALUE")
     asked = _on_text(read_config(config, changes), data, changes)
+    # As it is now, and not after hours of training; a pipe is read only once.
+    written = config.read_bytes() if config is not None and config.is_file() else b""
     where = choose_device(device)[0]
-    require_folder("--out", out)
+    if log_file is not None:
+        require_writable(log_file)
+    require_own_folder("--out", out)
+    if save_dir is not None:
+        require_own_folder("--save-dir", save_dir)
+
+    def claim() -> None:
+        for folder in (out, save_dir):
+            if folder is not None:
+                claim_folder(folder)
+
     try:
         with Pausing() as pausing:
             from hpsearch.training.single import train_config  # The first import of torch: only when all else is known.
@@ -161,6 +193,9 @@ def train(
                 objectives=(asked.study.objective,) if asked.study else (),
                 say=say,
                 asked=pausing.asked,
+                checkpoints=save_dir,
+                log_file=log_file,
+                begin=claim,
             )
     except KeyboardInterrupt:
         say("interrupted before the first step; the same command begins anew")
@@ -171,11 +206,10 @@ def train(
     if result.outcome is Outcome.PAUSED:
         say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
         return pausing.exit_code
-    if changes or data is not None or config is None or config.suffix.lower() == ".toml":
+    if changes or data is not None or config is None or config.suffix.lower() == ".toml" or not written:
         write_atomically(out / "config.yaml", config_yaml(asked))
     else:
-        with contextlib.suppress(shutil.SameFileError):
-            shutil.copyfile(config, out / "config.yaml")
+        write_atomically(out / "config.yaml", written)
     found = result.metrics.get(asked.study.objective) if asked.study else None
     expected = asked.study.value if asked.study and data is None and not changes else None
     if as_json:
@@ -286,11 +320,7 @@ def generate(
     if as_json:
         print_json([{"prompt": prompt, "samples": samples} for prompt, samples in texts])
         return
-    from hpsearch.training.sample import printable
-
-    blocks = [printable(text) for prompt, samples in texts for text in samples]
-    with contextlib.suppress(BrokenPipeError):
-        print("\n\n---\n\n".join(blocks))
+    print("\n\n---\n\n".join(text for _, samples in texts for text in samples))
 
 
 def say(text: str) -> None:

@@ -7,15 +7,10 @@ while it is what was written: by its sha256, which is remembered as long as the 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
-import functools
 import hashlib
 import json
-import os
-import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -129,24 +124,6 @@ def holds(cache_dir: Path, path: Path, sha256: str) -> bool:
         with contextlib.suppress(DataError, StoppedForNow):  # It is only read again next time.
             remember(cache_dir, key, {"sha256": found})
     return True
-
-
-@functools.cache
-def private_folder() -> Path:
-    """A cache folder in the temporary folder, for where the usual one cannot be written; nobody else can write to it.
-
-    Its name can be guessed, so it is used only where it is a folder, this user's, and closed to all others; otherwise a new one
-    is made, for this process alone. Raises OSError where there is no temporary folder.
-    """
-    folder = Path(tempfile.gettempdir()) / f"hpsearch-cache-{os.geteuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
-        return folder
-    own = Path(tempfile.mkdtemp(prefix="hpsearch-cache-"))
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    return own
 
 
 def _index(cache_dir: Path, key: Any) -> Path:

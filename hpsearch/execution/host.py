@@ -17,20 +17,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 import hpsearch
-from hpsearch.data.cache import private_folder
 from hpsearch.errors import BadInput, DataError, SlotsUnable
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.execution.mirror import Mirror
 from hpsearch.execution.protocol import Died, Ended, Failed, SlotInfo, TrialTask
 from hpsearch.execution.slot import failure
-from hpsearch.text import path_of, path_word
+from hpsearch.scratch import scratch
+from hpsearch.text import path_of, path_word, printable
 from hpsearch.training.events import Answer, CheckpointSaved, Outcome, Warned
+from hpsearch.training.kept import checkpoint_folder, remove_all
 
 WAKE_S = 1.0
-SCRATCH = "hpsearch-scratch-"
+SCRATCH = "trial-"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,6 @@ class SlotHost:
         self._said: list[Any] = []
         """What did not come from the slot process."""
         self._reported: SlotInfo | None = None
-        _sweep()
 
     def submit(self, stay: int, task: TrialTask) -> None:
         """Begin with a task. stay: its number among all of this slot."""
@@ -148,17 +146,16 @@ class SlotHost:
         _require_texts(task.data)
         self._drop_folder()
         if not _writable(task.cache_dir):
-            task = replace(task, cache_dir=private_folder())
+            task = replace(task, cache_dir=scratch() / "cache")
         measures = task.number < 0  # It leaves nothing behind.
         if self._mirror is None and not measures:
             return task
-        if not measures and task.own is None and Path(task.config.get("save_dir") or "").expanduser().is_absolute():
-            raise BadInput(f"save_dir {task.config['save_dir']}: --shared says where checkpoints are kept; leave it out")
-        scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
-        self._folder = Path(scratch, *task.folder.relative_to(task.folder.anchor).parts[-3:])
+        place = tempfile.mkdtemp(prefix=SCRATCH, dir=scratch())
+        self._folder = Path(place, *task.folder.relative_to(task.folder.anchor).parts[-3:])
         self._folder.mkdir(parents=True)
-        if self._mirror is not None and not measures:
-            self._mirror.open(self._folder)
+        if self._mirror is not None and not measures and (left := self._mirror.open(self._folder)):
+            named = printable(", ".join(left[:3]) + (", …" if len(left) > 3 else ""))
+            self._said.append(Warned(f"{len(left)} objects at {self._mirror.url} are no files of this trial: {named}"))
         return replace(task, folder=self._folder)
 
     def _carried(self, body: Any) -> Iterator[Any]:
@@ -169,7 +166,7 @@ class SlotHost:
                 never = isinstance(body, Ended) and body.result.outcome in (Outcome.STOPPED, Outcome.DIVERGED)
                 if never and self._task.own is None:
                     # It never goes on, and its weights are of no use.
-                    shutil.rmtree(self._folder / (self._task.config.get("save_dir") or "checkpoints"), ignore_errors=True)
+                    remove_all(checkpoint_folder(self._task.config.get("save_dir"), self._folder))
                 try:
                     self._mirror.save()
                 except OSError as error:
@@ -189,8 +186,8 @@ class SlotHost:
 
     def _drop_folder(self) -> None:
         if self._folder is not None:
-            scratch = next(parent for parent in self._folder.parents if parent.name.startswith(SCRATCH))
-            shutil.rmtree(scratch, ignore_errors=True)
+            place = next(parent for parent in self._folder.parents if parent.name.startswith(SCRATCH))
+            shutil.rmtree(place, ignore_errors=True)
         self._folder = None
 
 
@@ -233,10 +230,3 @@ def _is_path(word: str) -> bool:
 def _writable(folder: Path) -> bool:
     """Whether a folder can be written, or made."""
     return os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK)
-
-
-def _sweep() -> None:
-    """Remove what actors that were killed left on this node."""
-    for leftover in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        if not psutil.pid_exists(int(leftover.name.removeprefix(SCRATCH).partition("-")[0])):
-            shutil.rmtree(leftover, ignore_errors=True)

@@ -7,6 +7,7 @@ TrainResult]`, named as `module:function` by the program (never by a YAML file).
 
 from __future__ import annotations
 
+import errno
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,10 @@ class TrialTask:
     """Evaluations at which a WSD run is also measured after a short decay on the side."""
     known_rungs: int | None = None
     """Evaluations of the trial that are stored; None: all there were."""
+    from_iteration: int | None = None
+    """Where its coordinator thinks that it begins, so that it is told by `Began` where that is not so."""
+    checkpoints: Path | None = None
+    """Where a person's command says that its checkpoints go; None: where its config says, in `folder`."""
     step_limit_s: float | None = None
     """A trainer that takes no step for so long is hung: its slot leaves its stacks in `folder / "stacks.txt"` and dies."""
     silence_s: float | None = None
@@ -110,6 +115,19 @@ class Reply:
     """Of the evaluation that it answers; None when it comes unasked, between evaluations."""
 
 
+class Killed(Exception):
+    """What trained for a slot was killed, as the slot might have been: the trial goes on from its last checkpoint, and one that
+    this happens to again and again is poisoned."""
+
+
+SHORT = frozenset({errno.EAGAIN, errno.ENOMEM})
+"""What the system says when it starts no more processes or threads."""
+
+
+class NoRoom(Exception):
+    """No process or thread could be started, which passes: another program may have taken what there is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """The run returned."""
@@ -122,7 +140,8 @@ class Failed:
     """The run raised. The slot is alive and takes the next task."""
 
     kind: str
-    """`bad-input`, `disk-full`, `out-of-memory` or `error`."""
+    """`bad-input`, `disk-full` (a disk or a folder that is gone, too), `out-of-threads` (no thread or process can be started),
+    `out-of-memory`, `killed` or `error`."""
     message: str
     """One line."""
     traceback: str = ""

@@ -17,6 +17,9 @@ from hpsearch.config import HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import BadInput, ConfigError, did_you_mean
 from hpsearch.report.translation import Reader, Translation
 
+NAME = "hpsearch"
+"""Of the model in litgpt, which knows no such one; so it takes what the configuration says."""
+
 
 def translate(program: str, config: TrialConfig, device: str) -> Translation:
     """`config` for `program` (a key of PROGRAMS). device: `cpu` or `cuda`, where the trial ran.
@@ -118,8 +121,10 @@ def _litgpt(read: Reader, config: TrialConfig, device: str) -> Translation:
         arguments["momentum"] = take("momentum")
     take("max_iters")
     read.told.settings = {
+        # litgpt asks for it, and builds from model_config.
+        "model_name": NAME,
         "model_config": {
-            "name": "hpsearch",
+            "name": NAME,
             "block_size": take("context_length"),
             "n_layer": take("num_layers"),
             "n_head": take("num_heads"),
@@ -216,8 +221,10 @@ def _transformers(read: Reader, config: TrialConfig, device: str) -> Translation
     try:
         target = target_of(config)
         kind, settings = hf_settings(config)
-        settings = {name: value for name, value in settings.items() if value is not None}
         read.told.settings[kind] = settings
+        if target in ("bert", "bart"):
+            roles = ", ".join(name for name in settings if name.endswith("_token_id"))
+            read.differs(f"{roles}: set them to your tokenizer's ids; None means that there is no such token")
     except ConfigError as error:
         read.told.missing.append(f"{error}; so there is no config of its model here")
         for name in shape:

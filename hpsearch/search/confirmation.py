@@ -9,7 +9,6 @@ text in the same order, and their differences are paired.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from pathlib import Path
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import CHECKPOINTS, TrialConfig
 from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, SlotInfo, SlotMessage, TrialTask
 from hpsearch.model.counting import count
@@ -26,6 +25,7 @@ from hpsearch.search.limits import Reached
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
 from hpsearch.storage.store import Store
 from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult, Warned
+from hpsearch.training.kept import remove_all
 
 POLL_S = 0.2
 MAX_TRIES = 3
@@ -212,13 +212,15 @@ class Confirmation:
                     return False, False
                 self._keep(run, result)
                 return False, True
-            case Failed(kind="disk-full", message=text):
-                raise StoppedForNow(f"{what}: {text}; run the same command again")
+            case Failed(kind="disk-full" | "out-of-threads", message=text):
+                raise StoppedForNow(f"{what}: {text}")
             case Failed(kind="bad-input", message=text):
                 raise BadInput(f"{what}: {text}")
             case Failed(kind="out-of-memory"):
                 run.micro_batches = PARTS * (run.micro_batches or 1)
                 why = message.body.message
+            case Failed(kind="killed", message=text):
+                why = text
             case Failed():
                 run.tries, why = MAX_TRIES, message.body.message  # It would fail of the same again.
             case Died() if self.stopping:
@@ -254,7 +256,7 @@ class Confirmation:
         self._flops, self._seconds = self._flops + record.flops, self._seconds + record.seconds
         found = f"{self.study.objectives[0]} {value:.4f}" if math.isfinite(value) else f"diverged: {result.reason}"
         self.say(f"trial {work.trial.number} on seed {work.seed}: {found}")
-        shutil.rmtree(self.folder / "confirm" / work.folder_name / "checkpoints", ignore_errors=True)
+        remove_all(self.folder / "confirm" / work.folder_name / CHECKPOINTS)
 
     # While the database is away
 

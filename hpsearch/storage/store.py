@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from hpsearch.errors import BadInput, StudyGone, did_you_mean
 from hpsearch.storage import leases, schema
 from hpsearch.storage.engine import make_engine, masked, parse_url
+from hpsearch.storage.others import folder_named
 from hpsearch.storage.records import (
     AttemptRecord,
     BudgetRecord,
@@ -119,7 +120,11 @@ class Store:
         return self._select(StudyRecord, studies, order=(studies.c.id,))
 
     def find_study(self, name: str) -> StudyRecord | None:
+        """The study called `name`, here or in the dashboard, where it can be given another name; None where there is none."""
         found = self._select(StudyRecord, studies, studies.c.name == name)
+        if not found:
+            folder = self._database.read(lambda connection: folder_named(connection, name))
+            found = self._select(StudyRecord, studies, studies.c.folder == folder) if folder else []
         return found[0] if found else None
 
     def study(self, name: str) -> StudyRecord:

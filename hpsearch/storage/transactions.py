@@ -9,13 +9,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, literal_column, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 from hpsearch.errors import BadInput, HpsearchError, StoppedForNow, StorageUnreachable, StudyGone
-from hpsearch.storage.engine import BUSY_TIMEOUT_S, masked
+from hpsearch.storage.engine import BUSY_TIMEOUT_S, masked, was_writable
+from hpsearch.text import message
 
 T = TypeVar("T")
 
@@ -41,6 +43,8 @@ _CLOCKS = {
 _REFUSED_LOGIN = (1044, 1045, 1049, 1698)  # MySQL: no access, wrong password, no such database
 _REFUSED_LOGIN_WORDS = ("password authentication failed", "no password supplied", "does not exist", "pg_hba.conf")
 _NO_RIGHT = (1142, 1143, 1227, 1370, "42501")
+_NO_ROOM = (1153, 1264, 1366, 1367, 1406, 3140, 4025, "54000")
+"""A text or number beyond its column, a statement beyond what the server takes, or no JSON."""
 _CONNECTION_ERRORS = ("OperationalError", "InterfaceError", "ConnectionTimeout")
 _TRY_AGAIN = ("40001", "40P01", "55P03", 1205, 1213)  # serialization failure, deadlock, lock wait timeout
 
@@ -111,6 +115,15 @@ def passing(error: BaseException) -> bool:
     return _locked(cause) or _code(cause) in _TRY_AGAIN
 
 
+def _of_the_disk(cause: sqlite3.Error) -> bool:
+    """Whether SQLite says that it could not open, read or write a file."""
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF in (
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+
+
 def _locked(cause: BaseException) -> bool:
     return isinstance(cause, sqlite3.Error) and "is locked" in str(cause)
 
@@ -135,6 +148,8 @@ def _away(cause: BaseException) -> bool:
 
 def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
     """What `error` means to a person; None where it is a bug."""
+    if isinstance(error, StatementError) and isinstance(error.orig, HpsearchError):
+        return error.orig  # One of our columns refused a value.
     cause = _driver_error(error)
     if cause is None:
         return None
@@ -146,6 +161,10 @@ def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
             return BadInput(f"{where}: not a sound SQLite database ({text}); name another file")
         if "is full" in text:
             return StoppedForNow(f"{where}: the disk is full; free some space and run the same command again")
+        if _of_the_disk(cause) and was_writable(url):
+            if not Path(url.database or "").exists():
+                return StudyGone(f"{where}: the database is gone: it was deleted or moved")
+            return StoppedForNow(f"{where}: it cannot be written any more ({text}); run the same command again once it can")
         if "unable to open" in text:
             return BadInput(f"{where}: {text}; check its path and permissions, or name another")
         if "readonly" in text:
@@ -160,6 +179,8 @@ def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
         return BadInput(f"{where}: {text}; grant the user the right to create, read and write tables, or name another user")
     if _refused_login(cause):
         return BadInput(f"{where}: {text}; check the user, the password and the database's name")
+    if any(kind.__name__ == "DataError" for kind in type(cause).__mro__) or code in _NO_ROOM:
+        return BadInput(f"{where}: a value cannot be stored in this database ({message(text, 200)})")
     # So drivers report a lost connection; each has classes of its own by these names (PEP 249).
     if any(kind.__name__ in ("OperationalError", "InterfaceError") for kind in type(cause).__mro__):
         return StorageUnreachable(f"{where}: the database does not answer ({text})")

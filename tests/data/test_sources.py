@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch.data import cache
 from hpsearch.data.sources import find_text
 from hpsearch.errors import BadInput, DataError
 from hpsearch.places import cache_dir
@@ -319,28 +318,6 @@ def test_a_user_without_a_home_folder_is_told_to_name_a_cache(monkeypatch: pytes
     monkeypatch.setattr("pwd.getpwuid", nobody)
     with pytest.raises(BadInput, match=r"no home folder .* HPSEARCH_CACHE_DIR"):
         cache_dir()
-
-
-def test_the_fallback_cache_is_used_only_where_nobody_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    expected = tmp_path / f"hpsearch-cache-{os.geteuid()}"
-
-    def found() -> Path:
-        cache.private_folder.cache_clear()
-        folder = cache.private_folder()
-        assert (folder.stat().st_mode & 0o077, folder.stat().st_uid) == (0, os.geteuid())
-        return folder
-
-    try:
-        assert found() == found() == expected
-        expected.chmod(0o777)
-        assert found() != expected
-        expected.rmdir()
-        (tmp_path / "anothers").mkdir(mode=0o700)
-        expected.symlink_to(tmp_path / "anothers")
-        assert found() not in (expected, tmp_path / "anothers")
-    finally:
-        cache.private_folder.cache_clear()
 
 
 def test_a_hugging_face_name_without_the_extra_names_the_command_that_installs_it(

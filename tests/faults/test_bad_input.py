@@ -283,11 +283,17 @@ BEYOND: Rows = {
         Row(("run", "--space", "x" * 5000), ("x…", "too long", "shorter")),
         storage(f"sqlite:///{'x' * 300}.db", "x…", "too long", "shorter"),
     ),
-    "checkpoints where nothing can be written": space(
-        "max_save_num: 1", "max_save_num: 1\n  save_dir: /proc/x", "s.yaml:20:", "save_dir /proc/x", "name another place"
+    "checkpoints outside the trial": space(
+        "max_save_num: 1", "max_save_num: 1\n  save_dir: a/../../b", "s.yaml:20:3: save_dir: ", "leads out", "--checkpoints-dir"
     ),
-    "a log where nothing can be written": space(
-        "max_save_num: 1", "max_save_num: 1\n  log_file: /proc/x/log", "s.yaml:20:", "log_file /proc/x", "name another place"
+    "a log in the home folder": space(
+        "max_save_num: 1", "max_save_num: 1\n  log_file: ~/.bashrc", "s.yaml:20:3: log_file: ", "leads out", "command line"
+    ),
+    "a log in the place of a file of ours": space(
+        "max_save_num: 1", "max_save_num: 1\n  log_file: config.yaml", "s.yaml:20:3: log_file: ", "writes itself", "another"
+    ),
+    "checkpoints where nothing can be written": Row(
+        (*RUN, "--checkpoints-dir", "/proc/x"), ("--checkpoints-dir /proc/x", "name another place")
     ),
     "a baseline that is larger than the machine": space(
         "d_model: 16", "d_model: 1000000", "s.yaml:1:1: ", "memory", "parameters", "make d_model"
@@ -408,7 +414,7 @@ def begin(cache: Path, trials: int) -> None:
     owner = this_process()
     study = open_study(request, check(request), owner)
     if trials:
-        config = study.prepare(space.prior(), 0).config
+        config = study.prepare(space.prior()).config
         record = TrialRecord(0, TrialState.COMPLETE, space.prior(), config, "prior", values=(2.5,))
         study.store.add_trial(study.record.id, record, token=owner.token)
     study.store.release(study.record.id, owner)
