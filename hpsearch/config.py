@@ -14,11 +14,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.errors import ConfigError, DataError, did_you_mean
 from hpsearch.files import OutsideFolder, require_place
 from hpsearch.hyperparameter import FIXED, Hyperparameter, described, hyperparameter
+from hpsearch.text import path_word
 
 Architecture = Literal["decoder", "encoder", "encoder_decoder"]
 Position = Literal["learned", "rotary", "sinusoidal"]
@@ -408,3 +409,19 @@ class DataConfig(BaseModel):
     validation: float | str = Field(
         0.1, description="share of the text's end that is held out (above 0, below 1), or a file of held-out text"
     )
+
+    @field_validator("text", "validation", mode="before")
+    @classmethod
+    def _paths(cls, given: Any) -> Any:
+        """Paths as every file and database can hold them. Raises DataError for what no path can be."""
+        try:
+            match given:
+                case str():
+                    return path_word(given)
+                case Mapping():
+                    return {path_word(word) if isinstance(word, str) else word: weight for word, weight in given.items()}
+                case list() | tuple():
+                    return [path_word(word) if isinstance(word, str) else word for word in given]
+            return given
+        except UnicodeEncodeError as error:
+            raise DataError(f"data: {error.object}: no file has such a name (an unpaired surrogate); give a path") from None

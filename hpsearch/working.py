@@ -250,6 +250,8 @@ def announce(
         say(f"--trials {asked}: the study's total is {record.trials_target} already, and only grows; it goes on to that")
     if not isinstance(checked, CheckedModel):
         return  # Only its own runs tell what a trainer of one's own costs.
+    for told in checked.corpus.split.notes:
+        say(told)
     from hpsearch.search.forecast import dear_evaluations, draw_configs, effort_for, forecast, note, trial_flops
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
     from hpsearch.search.priors import clamped

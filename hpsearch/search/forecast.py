@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from hpsearch.config import TrialConfig
-from hpsearch.data.corpus import Corpus
+from hpsearch.data.corpus import Corpus, window_shape
+from hpsearch.data.held_out import LEAD_BYTES, windows_of
 from hpsearch.errors import BadInput
 from hpsearch.execution.protocol import Executor
 from hpsearch.model.counting import count, stack_depths, step_flops
@@ -164,14 +165,18 @@ def draw_configs(space: SearchSpace, make: Make, *, sampler: str) -> list[TrialC
 
 
 def held_out_tokens(corpus: Corpus) -> Callable[[TrialConfig], int]:
-    """Tokens that one evaluation of a config reads, about: the held-out bytes over the bytes of a token."""
+    """Tokens that one evaluation of a config reads, about: those of its windows over the held-out spans."""
+    per_byte = corpus.train_tokens / corpus.train_bytes
 
     @functools.cache
-    def tokens(eval_iters: int) -> int:
-        held_out = sum(len(text.encode()) for text in corpus.held_out(eval_iters))
-        return max(1, round(held_out * corpus.train_tokens / corpus.train_bytes))
+    def tokens(eval_iters: int, architecture: str, context_length: int) -> int:
+        stride, width = window_shape(architecture, context_length)
+        spans = [max(1, round(len(text.encode()) * per_byte)) for text in corpus.held_out(eval_iters)]
+        lead = round(LEAD_BYTES * per_byte)
+        cuts = (cut for length in spans for cut in windows_of(architecture, length, lead, stride=stride, width=width))
+        return max(1, sum(cut.stop - cut.start for cut in cuts))
 
-    return lambda config: tokens(config.eval_iters)
+    return lambda config: tokens(config.eval_iters, config.architecture, config.context_length)
 
 
 SIZES = (

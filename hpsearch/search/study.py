@@ -23,7 +23,7 @@ from hpsearch.files import write_atomically
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.places import require_writable
 from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
-from hpsearch.search.proposals import concrete, open_text, outside
+from hpsearch.search.proposals import Corpora, concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
 from hpsearch.search.samplers import FeasibleSampler, enqueue_baseline, make_sampler, require_learner
 from hpsearch.search.scheduling import check_scheduler
@@ -217,7 +217,7 @@ def check(request: Request) -> Checked:
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
-    corpora: dict[int, Corpus] = {}
+    corpora: Corpora = {}
     corpus = open_text(space, settings, request.cache_dir, corpora)
     corpus.require(_longest_context(space), int(lookup("eval_iters", settings)))
     placeholder = new_budget(request, flops_per_s=1e12)

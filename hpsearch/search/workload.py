@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hpsearch.config import TrialConfig, evaluations_in
-from hpsearch.data.corpus import Corpus
 from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.execution import own
 from hpsearch.execution.program import OURS, placeholders
@@ -26,7 +25,7 @@ from hpsearch.execution.protocol import TRANSFORMER, FunctionTrainer, OwnRun, Pr
 from hpsearch.model.counting import count
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.search.priors import Laws, Text
-from hpsearch.search.proposals import candidate, concrete, open_text, outside
+from hpsearch.search.proposals import Corpora, candidate, concrete, open_text, outside
 from hpsearch.space.auto import Law
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import BudgetRecord
@@ -84,11 +83,11 @@ class Workload(Protocol):
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """The built-in trainer. corpora: texts already open, by vocabulary size; filled as needed."""
+    """The built-in trainer. corpora: texts already open, filled as needed."""
 
     space: SearchSpace
     cache_dir: Path
-    corpora: dict[int, Corpus] = dataclasses.field(default_factory=dict)
+    corpora: Corpora = dataclasses.field(default_factory=dict)
     trainer: str = TRANSFORMER
 
     def run(self, seed: int = 0) -> OwnRun | None:

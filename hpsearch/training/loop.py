@@ -280,13 +280,15 @@ def train(
 
 
 def evaluate(model: Transformer, batches: Sequence[Batch], config: TrialConfig, measure: str) -> dict[str, float]:
-    """Cross-entropy over `batches` as `val_loss` (nats per counted token) and `measure` (bits per UTF-8 byte of them)."""
+    """Cross-entropy over `batches` as `val_loss` (nats per counted token) and `measure` (bits per UTF-8 byte of them), each
+    target with the weight of its batch."""
     sums_3 = torch.zeros(3, dtype=torch.float64, device=batches[0].inputs_BT.device)
     with evaluating(model), devices.autocast(sums_3.device):
         for batch in batches:
             beat()
             losses = loss_terms(model(batch), batch, config)
-            sums_3 += torch.stack((losses.ce_sum.double(), losses.count.double(), batch.bytes_BT.sum().double()))
+            sums = torch.stack((losses.ce_sum.double(), losses.count.double(), batch.bytes_BT.sum().double()))
+            sums_3 += sums if batch.weight_B is None else batch.weight_B[0] * sums
     nats, tokens, size = sums_3.tolist()
     return {"val_loss": nats / tokens, measure: bits_per_byte(nats, size)}
 
