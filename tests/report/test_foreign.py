@@ -86,7 +86,12 @@ def test_every_setting_is_passed_on_or_named(program: str, asked: TrialConfig) -
         return
     told = as_json(translate(program, asked, "cpu"))
     dropped = set()
-    other = {"int": lambda v: v * 2 or 2, "float": lambda v: v / 2 if v else 0.25, "bool": lambda v: not v}
+    other = {
+        "int": lambda v: v * 2 or 2,
+        "number": lambda v: v * 2,
+        "float": lambda v: v / 2 if v else 0.25,
+        "bool": lambda v: not v,
+    }
     for name, value in asked.concrete().items():
         info = HYPERPARAMETERS[name]
         if value is None or info.kind not in other or name == "num_epochs":
@@ -104,6 +109,21 @@ def test_what_is_built_in_over_there_is_not_called_missing(program: str) -> None
     allowed = {"seed", "initializer_range", "max_save_num", "eval_iters", "temperature"}
     assert named <= allowed
     assert not named & NEUTRAL.keys()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_of_whole_steps_gets_whole_intervals_and_it_is_said(program: str) -> None:
+    asked = config(max_iters=46, eval_interval=4.6)
+    told = translate(program, asked, "cpu")
+    flat = {**told.settings, **{k: v for each in told.settings.values() if isinstance(each, dict) for k, v in each.items()}}
+    names = {
+        "nanogpt": ["eval_interval"],
+        "litgpt": ["interval", "save_interval"],
+        "transformers": ["eval_steps", "save_steps"],
+    }
+    assert [repr(flat[name]) for name in names[program]] == ["5"] * len(names[program])
+    assert any(sentence.startswith("eval_interval 4.6: ") for sentence in told.differs)
+    assert not any("eval_interval" in sentence for sentence in translate(program, config(eval_interval=5), "cpu").differs)
 
 
 def test_nanogpt_gets_a_python_file_of_names_that_it_knows() -> None:
