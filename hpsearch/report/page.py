@@ -57,6 +57,8 @@ def write_report(
     page = render_report(view, study, searched, edges=edges, earlier=earlier, chosen=chosen)
     try:
         write_atomically(path, page)
+    except BrokenPipeError:
+        raise  # The reader has seen enough.
     except OSError as error:
         raise BadInput(f"{path}: cannot write the report: {error.strerror}") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus, open_corpus
 from hpsearch.errors import BadInput
-from hpsearch.model.counting import count
+from hpsearch.model.counting import count, step_flops
 from hpsearch.search import budget as budgets
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
@@ -40,7 +40,7 @@ def concrete(
     plan = budgets.plan(
         budget,
         settings | {"batch_size": draft.batch_size, "context_length": draft.context_length},
-        flops_per_token=count(draft).flops_per_token,
+        step_flops=step_flops(draft),
         windows_per_pass=corpus.windows_per_pass(draft.context_length),
     )
     if space.parameters.get("eval_interval"):

@@ -34,7 +34,7 @@ from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
 from hpsearch.storage.engine import optuna_storage, sqlite_file, sqlite_url
-from hpsearch.storage.limits import LONGEST_NAME, longest_text, longest_value
+from hpsearch.storage.limits import longest_text, longest_value
 from hpsearch.storage.others import MARK, others_directions
 from hpsearch.storage.records import STUDY_NAME, BudgetRecord, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
@@ -316,12 +316,6 @@ def _require_room(request: Request) -> None:
     from optuna.distributions import distribution_to_json
 
     space = request.space
-    names = {parameter.name: parameter.place for parameter in space.searched}
-    for name, place in (dict.fromkeys(space.objectives, space.document.place) | names).items():
-        if len(name) > LONGEST_NAME:
-            raise place.error(
-                f"the name '{name[:40]}…' has {len(name)} characters, and Optuna keeps {LONGEST_NAME}; shorten it"
-            )
     if not request.storage_url:
         return  # Only a price is asked for.
     if request.storage_url == sqlite_url(request.studies_dir / "hpsearch.db"):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import TrialConfig, evaluations_in
 from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.execution import own
 from hpsearch.execution.program import OURS, placeholders
@@ -29,7 +29,7 @@ from hpsearch.search.proposals import Corpora, candidate, concrete, open_text, o
 from hpsearch.space.auto import Law
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import BudgetRecord
-from hpsearch.training.schedules import evaluations_in
+from hpsearch.training.schedules import step_of
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,14 @@ class LanguageModel:
         return int(config["max_iters"])
 
     def rung(self, config: Mapping[str, Any], rung: int, evaluations: int) -> int:
-        # A run too short for equal intervals has more or fewer of them. Its last one is the whole budget all the same, and no
-        # other one is taken for a later part than it is.
+        # A run of fewer steps than rungs has fewer of them. Its last one is the whole budget all the same, and no other one is
+        # taken for a later part than it is.
         own = evaluations_in(config["max_iters"], config["eval_interval"])
         if own == evaluations:
             return rung
         if rung >= own:
             return evaluations
-        part = evaluations * rung * int(config["eval_interval"]) / int(config["max_iters"])
+        part = evaluations * step_of(rung, config["max_iters"], config["eval_interval"]) / int(config["max_iters"])
         return min(evaluations - 1, max(1, math.floor(part + 1e-9)))
 
     def judged_by(self, objectives: Sequence[str]) -> tuple[str, tuple[str, ...]]:

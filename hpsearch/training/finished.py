@@ -37,9 +37,9 @@ def trial_model(
     saved = place / step_name(iteration)
     if not saved.exists():
         raise BadInput(
-            f"{place}: the weights of step {iteration} are not there; name the folder with --checkpoints-dir, or train them "
-            "again with `hpsearch export --out best.yaml` and `hpsearch train --config best.yaml --out model`, then "
-            "`hpsearch export --format hf --model model`"
+            f"{place}: the weights of step {iteration} are not there; train them again with `hpsearch export --out best.yaml` "
+            "and `hpsearch train --config best.yaml --out model`, then `hpsearch export --format hf --model model`; those of a "
+            "study with --checkpoints-dir need that option here too"
         )
     corpus = open_corpus(data, vocab_size=config.vocab_size, architecture=config.architecture, cache_dir=cache_dir)
     if corpus.data_fingerprint != fingerprint:
