@@ -114,11 +114,22 @@ def read_secret(option: str, path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Where tokenised texts are kept, shared by all studies of a user. `HPSEARCH_CACHE_DIR` names another place."""
+    """Where tokenised texts are kept, shared by all studies of a user. `HPSEARCH_CACHE_DIR` names another place.
+
+    Raises BadInput where that is not set and this user has no home folder.
+    """
     from platformdirs import user_cache_path
 
     named = os.environ.get("HPSEARCH_CACHE_DIR")
-    return Path(named) if named else user_cache_path("hpsearch", appauthor=False)
+    if named:
+        return Path(named)
+    try:
+        found = user_cache_path("hpsearch", appauthor=False)
+    except RuntimeError:  # Neither HOME nor an entry among the users; older releases leave the "~" where it is.
+        found = Path("~")
+    if not found.is_absolute():
+        raise BadInput("this user has no home folder to keep prepared texts in; name a folder with HPSEARCH_CACHE_DIR")
+    return found
 
 
 def require_writable(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -84,11 +85,9 @@ def price(
 
 def forecast_dict(found: Forecast) -> dict[str, Any]:
     """The forecast as documented JSON: `trials`, `slots`, `rungs`, `seconds` (wall time of the study), `slowest_seconds`
-    (the same if every trial is as the slowest), `tokens`, `flops`,
-    `disk_bytes`, `memory_bytes` of all of it, `trial` (of the mean one), `by_rung` (of the mean one, up to each) and `shapes`
-    (what was measured)."""
-    from dataclasses import asdict
-
+    (the same if every trial is as the slowest), `tokens`, `flops` (training, as in budgets), `evaluation_flops` (beside it),
+    `disk_bytes`, `memory_bytes` of all of it, `baseline_evaluations` (FLOPs of the baseline's evaluations over those of its
+    training), `trial` (of the mean one), `by_rung` (of the mean one, up to each) and `shapes` (what was measured)."""
     from hpsearch.model.counting import count
 
     return {
@@ -99,6 +98,8 @@ def forecast_dict(found: Forecast) -> dict[str, Any]:
         "slowest_seconds": found.slowest_seconds,
         "tokens": found.trials * found.trial.tokens,
         "flops": found.trials * found.trial.flops,
+        "evaluation_flops": found.trials * found.trial.evaluation_flops,
+        "baseline_evaluations": found.baseline_evaluations,
         "disk_bytes": found.disk_bytes,
         "memory_bytes": found.memory_bytes,
         "trial": asdict(found.trial),
@@ -119,11 +120,13 @@ def print_forecast(found: Forecast) -> None:
     from hpsearch.cli.look import print_table
     from hpsearch.model.counting import count
     from hpsearch.report.view import amount, duration
+    from hpsearch.search.forecast import dear_evaluations, note
 
     print(f"{found.trials} trials, {found.slots} at a time: about {duration(found.seconds)} if none is pruned")
     print(f"        {duration(found.slowest_seconds)} if all are as the slowest")
     print(f"tokens  {amount(found.trials * found.trial.tokens, '')}")
-    print(f"compute {amount(found.trials * found.trial.flops, 'FLOP')}")
+    beside = amount(found.trials * found.trial.evaluation_flops, "FLOP")
+    print(f"compute {amount(found.trials * found.trial.flops, 'FLOP')} of training; {beside} of evaluations, in no budget")
     print(f"disk    {amount(found.disk_bytes, 'B')} of checkpoints")
     print(f"memory  {amount(found.memory_bytes, 'B')} in all slots together, with the largest model that was measured")
     print("\nthe mean trial, up to each rung")
@@ -148,6 +151,8 @@ def print_forecast(found: Forecast) -> None:
     ]
     header = ["parameters", "batch", "step", "speed", "evaluation", "checkpoint", "start and sample", "memory"]
     print_table(header, rows)
+    if dear := dear_evaluations(note(found)):
+        print(f"\n{dear}")
     print(
         "\nTrials are forecast as random draws from the space at first, and then ever more as what scaling laws find best for "
         "the budget, where a search is likely to go. Pruning makes a study cheaper."
@@ -155,4 +160,4 @@ def print_forecast(found: Forecast) -> None:
 
 
 def _without_disk(cost: TrialCost) -> dict[str, float]:
-    return {"seconds": cost.seconds, "tokens": cost.tokens, "flops": cost.flops}
+    return {name: value for name, value in asdict(cost).items() if name != "disk_bytes"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -33,6 +34,7 @@ from hpsearch.files import write_atomically
 from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
+    from hpsearch.report.export import ExportedConfig
     from hpsearch.report.view import Scale, StudyView
     from hpsearch.storage.records import StudyRecord
 
@@ -161,7 +163,7 @@ def train(
     changes = {name: parse_value(text) for name, text in map(parse_setting, settings or [])}
     if config is None and not changes:
         raise BadInput("what is to be trained? Name a file with --config FILE, or hyperparameters with --set NAME=VALUE")
-    asked = read_config(config, changes)
+    asked = _on_text(read_config(config, changes), data, changes)
     # As it is now, and not after hours of training; a pipe is read only once.
     written = config.read_bytes() if config is not None and config.is_file() else b""
     where = choose_device(device)[0]
@@ -182,12 +184,12 @@ def train(
 
             result = train_config(
                 asked.settings,
-                asked.data.model_copy(update={"text": data}) if data is not None else asked.data,
+                asked.data,
                 out,
                 cache_dir=cache_dir(),
                 device=where,
                 threads=threads or asked.run.threads or slot_threads(1, (where,)),
-                fingerprint="" if data is not None else asked.data_fingerprint,
+                fingerprint=asked.data_fingerprint,
                 objectives=(asked.study.objective,) if asked.study else (),
                 say=say,
                 asked=pausing.asked,
@@ -204,7 +206,7 @@ def train(
     if result.outcome is Outcome.PAUSED:
         say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
         return pausing.exit_code
-    if changes or config is None or config.suffix.lower() == ".toml" or not written:
+    if changes or data is not None or config is None or config.suffix.lower() == ".toml" or not written:
         write_atomically(out / "config.yaml", config_yaml(asked))
     else:
         write_atomically(out / "config.yaml", written)
@@ -219,6 +221,25 @@ def train(
         print(f"{asked.study.objective} {found:.6f}: {verdict}")
     print(f"next: hpsearch generate --model {out} --prompt 'The '")
     return 0
+
+
+def _on_text(asked: ExportedConfig, text: str | None, changes: Mapping[str, Any]) -> ExportedConfig:
+    """A config on the text of `--data`, if any. Where its own vocabulary was another text's, it is left out, and said."""
+    from hpsearch.config import DataConfig, TrialConfig
+
+    if text is not None:
+        data = DataConfig.model_validate(asked.data.model_dump() | {"text": text})
+        asked = replace(asked, data=data, data_fingerprint="")
+    changed = {"architecture", "data.tokenizer"} & changes.keys()
+    if asked.data.tokenizer == "chars":  # Of bytes it is the same whatever the text.
+        changed |= {"data.text", "data.validation"} & changes.keys() | ({"--data"} if text is not None else set())
+    if not changed or "vocab_size" in changes or "vocab_size" not in asked.settings or asked.data.tokenizer == "bpe":
+        return asked
+    own = asked.settings["vocab_size"]
+    say(f"the config's vocab_size, {own}, is left out: it was that of the text before {' and '.join(sorted(changed))}")
+    settings = {name: value for name, value in asked.settings.items() if name != "vocab_size"}
+    config = TrialConfig.build({"max_iters": 1} | settings)
+    return replace(asked, settings=settings, config=config)
 
 
 class Pausing:

@@ -24,7 +24,7 @@ from hpsearch.execution.mirror import Mirror
 from hpsearch.execution.protocol import Died, Ended, Failed, SlotInfo, TrialTask
 from hpsearch.execution.slot import failure
 from hpsearch.scratch import scratch
-from hpsearch.text import printable
+from hpsearch.text import path_of, path_word, printable
 from hpsearch.training.events import Answer, CheckpointSaved, Outcome, Warned
 from hpsearch.training.kept import checkpoint_folder, remove_all
 
@@ -195,21 +195,23 @@ def _require_texts(data: dict[str, Any]) -> None:
     """Say on which node a text is missing: the coordinator has it, or it would not have begun."""
     for path in text_paths(data):
         if not path.exists():
-            raise DataError(f"{path}: not on node {socket.gethostname()}; put the text at this path on every node")
+            raise DataError(
+                f"{path_word(str(path))}: not on node {socket.gethostname()}; put the text at this path on every node"
+            )
 
 
 def text_paths(data: dict[str, Any]) -> list[Path]:
     """The files and folders that a study's text is made of; words such as `pydoc` are none."""
     text = data.get("text", ())
     words = [*([text] if isinstance(text, str) else text), data.get("validation")]
-    return [Path(word).expanduser() for word in words if isinstance(word, str) and _is_path(word)]
+    return [Path(path_of(word)).expanduser() for word in words if isinstance(word, str) and _is_path(word)]
 
 
 def absolute_texts(data: dict[str, Any]) -> dict[str, Any]:
     """`data` with absolute paths: a node has another working directory."""
 
     def at(word: Any) -> Any:
-        return str(Path(word).expanduser().absolute()) if isinstance(word, str) and _is_path(word) else word
+        return path_word(str(Path(path_of(word)).expanduser().absolute())) if isinstance(word, str) and _is_path(word) else word
 
     match data.get("text", "pydoc"):
         case dict() as weights:

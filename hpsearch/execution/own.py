@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hpsearch.config import interval_of
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer, TrialTask
 from hpsearch.files import write_atomically
 from hpsearch.objectives import NEGATED
@@ -35,6 +36,7 @@ from hpsearch.training.events import (
     TrainResult,
     Warned,
 )
+from hpsearch.training.schedules import due, due_up_to
 
 TRAINER = "hpsearch.execution.own:train"
 """What a slot loads."""
@@ -93,7 +95,10 @@ class Run:
     steps: int
     """Of a whole run: the study's budget."""
     eval_interval: int
-    """Steps between two evaluations that the study hears of; more are welcome, and pass as signs of life."""
+    """Whole steps between two evaluations, rounded down where the steps do not divide evenly: a trainer that evaluates so
+    often, and after its last step, misses none that the study wants; more are welcome, and pass as signs of life."""
+    evaluations: int
+    """That the study hears of, at equal parts of the steps; `evaluation_due` says where."""
     trial: int
     """The trial's number."""
     seed: int
@@ -101,6 +106,10 @@ class Run:
     device: str
     """`cpu`, `cuda:0`."""
     threads: int
+
+    def evaluation_due(self, step: int) -> bool:
+        """Whether the study wants to hear of an evaluation after `step` steps; of the last step it always does."""
+        return due(step, self.steps, interval_of(self.steps, self.evaluations))
 
 
 def train(task: TrialTask) -> Said:
@@ -125,6 +134,7 @@ def run_of(task: TrialTask, resume: Checkpoint | None) -> Run:
         resume_step=0 if resume is None else resume.step,
         steps=own.steps,
         eval_interval=own.steps // own.evaluations,
+        evaluations=own.evaluations,
         trial=task.number,
         seed=own.seed,
         device=task.device,
@@ -171,7 +181,6 @@ class Journal:
     def __init__(self, task: TrialTask) -> None:
         assert task.own is not None
         self._task, self._own = task, task.own
-        self._interval = task.own.steps // task.own.evaluations
         self._began = time.monotonic()
         self._heard: set[str] = set()
         """Names that it reported."""
@@ -292,7 +301,7 @@ class Journal:
 
     def _tell(self) -> Generator[Event, Answer, Answer]:
         """Tell the newest evaluation, unless that is done, or it is no later part of the budget than the one before."""
-        rung = self._at // self._interval
+        rung = due_up_to(self._at, self._own.steps, interval_of(self._own.steps, self._own.evaluations))
         if rung <= self._rung or self._task.objectives[0] not in self._here:
             return Answer.CONTINUE
         self._rung = rung

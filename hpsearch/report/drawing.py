@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hpsearch.report import style
-from hpsearch.report.view import Scale, StudyView, brief, in_few_words, short
+from hpsearch.report.view import Scale, StudyView, brief, short
 from hpsearch.storage.records import TrialRecord, TrialState
 
 TICKS = 24
@@ -117,10 +117,10 @@ class Choices:
     def place(self, choice: Any) -> int:
         return self._places[_key(choice)]
 
-    def ticks(self) -> list[tuple[int, str]]:
-        """Places and names for an axis: all of them, or as many as can be read, evenly spread with the first and the last."""
+    def ticks(self, most: int = TICKS) -> list[tuple[int, str]]:
+        """Places and names for an axis: all of them up to TICKS, else `most`, evenly spread with the first and the last."""
         last = len(self.all) - 1
-        shown = range(last + 1) if last < TICKS else [round(step * last / (TICKS - 1)) for step in range(TICKS)]
+        shown = range(last + 1) if last < TICKS else [round(step * last / (most - 1)) for step in range(most)]
         return [(place, safe(brief(self.all[place]))) for place in shown]
 
 
@@ -137,7 +137,7 @@ def jitter(number: int, width: float) -> float:
 def hover(view: StudyView, trial: TrialRecord) -> str:
     reached = view.reached(trial)
     lines = [f"<b>trial {trial.number}</b>, {trial.state.value}", f"{view.objective} {short(reached)}"]
-    lines += in_few_words(trial, view.baseline)
+    lines += view.few_words[trial.number]
     if trial.reason:
         lines.append(trial.reason if len(trial.reason) < 80 else trial.reason[:77] + "…")
     return "<br>".join([lines[0], *(safe(line) for line in lines[1:])])

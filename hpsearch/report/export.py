@@ -104,19 +104,18 @@ def to_json(view: StudyView, trial: TrialRecord) -> str:
     try:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        raise BadInput(
-            "--format json: a hyperparameter is infinite or no number, which JSON cannot say; use yaml or toml"
-        ) from None
+        raise BadInput("--format json: a hyperparameter is infinite or NaN, which JSON cannot say; use yaml or toml") from None
     return escaped(text) + "\n"
 
 
 def escaped(text: str) -> str:
-    """JSON, or strings of it, with what no file or terminal takes (surrogates, controls, marks of direction) as escapes."""
+    """JSON, or strings of it, with what no file or terminal takes (surrogates, controls, marks of direction) as escapes that
+    TOML has too, which knows no pairs of surrogates: what is beyond 16 bits stays."""
     if text.isascii() and "\x7f" not in text:
         return text
-    return "".join(each if each.isprintable() or each in BLANKS else json.dumps(each)[1:-1] for each in text).replace(
-        "\x7f", "\\u007f"
-    )
+    return "".join(
+        each if each.isprintable() or each in BLANKS or each > "\uffff" else json.dumps(each)[1:-1] for each in text
+    ).replace("\x7f", "\\u007f")
 
 
 def confirmation(view: StudyView, trial: TrialRecord) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from hpsearch.report import style
 from hpsearch.report.drawing import (
+    TICKS,
     Choices,
     by_state,
     empty,
@@ -126,7 +127,7 @@ def slice_panel(view: StudyView, name: str, scale: Scale, effect: Effect | None 
             )
     else:
         places = {trial.number: choices.place(trial.params[name]) + jitter(trial.number, 0.22) for trial in having}
-        where, named = zip(*choices.ticks(), strict=True)
+        where, named = zip(*choices.ticks(most=TICKS // 2), strict=True)
         figure.update_xaxes(tickvals=where, ticktext=named, range=[-0.6, len(choices.all) - 0.4])
     figure.add_traces(by_state(view, places, None, legend=False))
     if effect is not None:

@@ -157,6 +157,11 @@ class StudyView:
         return {state: counted[state] for state in TrialState}
 
     @cached_property
+    def few_words(self) -> dict[int, list[str]]:
+        """`in_few_words` of each trial."""
+        return {trial.number: in_few_words(trial, self.baseline) for trial in self.trials}
+
+    @cached_property
     def curve_metric(self) -> str:
         """The metric of the learning curves: the objective where it is known while training, else the nearest loss."""
         measured = {name for point in self.points for name in point.metrics}

@@ -19,7 +19,7 @@ from pathlib import Path
 from hpsearch.config import CHECKPOINTS, TrialConfig
 from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, SlotInfo, SlotMessage, TrialTask
-from hpsearch.model.counting import count
+from hpsearch.model.counting import step_flops
 from hpsearch.search.lease import SILENCE_S
 from hpsearch.search.limits import Reached
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
@@ -281,8 +281,7 @@ class Confirmation:
 
 
 def _training_flops(work: Retraining, iterations: int) -> float:
-    config = TrialConfig.build(work.config)
-    return iterations * config.batch_size * config.context_length * count(config).flops_per_token
+    return iterations * step_flops(TrialConfig.build(work.config))
 
 
 def confirmable(

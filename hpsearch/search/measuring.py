@@ -11,7 +11,7 @@ from statistics import median
 from hpsearch.config import TrialConfig
 from hpsearch.errors import StoppedForNow
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotMessage, TrialTask
-from hpsearch.model.counting import count
+from hpsearch.model.counting import step_flops
 from hpsearch.scratch import temporary_folder
 from hpsearch.search.study import Study
 from hpsearch.space.space import SearchSpace
@@ -62,7 +62,7 @@ class Measured:
     @property
     def flops_per_s(self) -> float:
         """Training FLOP/s."""
-        return count(self.config).flops_per_token * self.config.batch_size * self.config.context_length / self.step_s
+        return step_flops(self.config) / self.step_s
 
 
 @dataclass

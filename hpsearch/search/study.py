@@ -23,7 +23,7 @@ from hpsearch.files import write_atomically
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.places import require_writable
 from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
-from hpsearch.search.proposals import concrete, open_text, outside
+from hpsearch.search.proposals import Corpora, concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
 from hpsearch.search.samplers import FeasibleSampler, enqueue_baseline, make_sampler, require_learner
 from hpsearch.search.scheduling import check_scheduler
@@ -34,7 +34,7 @@ from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
 from hpsearch.storage.engine import optuna_storage, sqlite_file, sqlite_url
-from hpsearch.storage.limits import LONGEST_NAME, longest_text, longest_value
+from hpsearch.storage.limits import longest_text, longest_value
 from hpsearch.storage.others import MARK, others_directions
 from hpsearch.storage.records import STUDY_NAME, BudgetRecord, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
@@ -217,7 +217,7 @@ def check(request: Request) -> Checked:
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
-    corpora: dict[int, Corpus] = {}
+    corpora: Corpora = {}
     corpus = open_text(space, settings, request.cache_dir, corpora)
     corpus.require(_longest_context(space), int(lookup("eval_iters", settings)))
     placeholder = new_budget(request, flops_per_s=1e12)
@@ -316,12 +316,6 @@ def _require_room(request: Request) -> None:
     from optuna.distributions import distribution_to_json
 
     space = request.space
-    names = {parameter.name: parameter.place for parameter in space.searched}
-    for name, place in (dict.fromkeys(space.objectives, space.document.place) | names).items():
-        if len(name) > LONGEST_NAME:
-            raise place.error(
-                f"the name '{name[:40]}…' has {len(name)} characters, and Optuna keeps {LONGEST_NAME}; shorten it"
-            )
     if not request.storage_url:
         return  # Only a price is asked for.
     if request.storage_url == sqlite_url(request.studies_dir / "hpsearch.db"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 LONGEST_NAME = 512
-"""Characters of a parameter's or an objective's name: Optuna's tables have no more."""
+"""Characters of a name in Optuna's tables."""
 
 _MYSQL_TEXT = 2**16 - 1
 _MYSQL_STATEMENT = 2**23

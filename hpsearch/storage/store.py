@@ -35,6 +35,7 @@ from hpsearch.storage.records import (
 from hpsearch.storage.saving import Record, row_of, save
 from hpsearch.storage.tables import attempts, checkpoints, confirmations, decisions, points, requests, studies, trials
 from hpsearch.storage.transactions import Database, Outage, now
+from hpsearch.text import storable
 
 R = TypeVar(
     "R",
@@ -121,6 +122,7 @@ class Store:
 
     def find_study(self, name: str) -> StudyRecord | None:
         """The study called `name`, here or in the dashboard, where it can be given another name; None where there is none."""
+        name = storable(name)  # A word of a command line may hold what no database takes, and no study is called so.
         found = self._select(StudyRecord, studies, studies.c.name == name)
         if not found:
             folder = self._database.read(lambda connection: folder_named(connection, name))

@@ -30,7 +30,7 @@ def trial_model(
 
     checkpoints: where a person's command says that they are, in place of what the config says.
     Its tokenizer comes from the text, which must still be the one of `fingerprint`. Raises BadInput where the weights are
-    gone or damaged, DataError where the text is another one.
+    gone or damaged, DataError where the text is another one, ConfigError where its vocabulary is.
     """
     config = TrialConfig.build(canonical(settings))
     place = checkpoint_folder(config.save_dir, folder, checkpoints)
@@ -47,6 +47,7 @@ def trial_model(
             f"the text is not the one that this trial was trained on (fingerprint {corpus.data_fingerprint[:12]}, "
             f"expected {fingerprint[:12]}), so its tokenizer cannot be made again; bring the old text back"
         )
+    corpus.require_vocabulary(config.vocab_size)
     with temporary_folder("model") as copy:
         export_weights(config, saved, corpus.tokenizer, copy)
         return load_model(copy)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from cli import Cli
-from own_study import RUN, write_own
+from own_study import write_own
 from sqlalchemy import create_engine, inspect
 
 from hpsearch.storage.engine import parse_url
+
+RUN = ("run", "--space", "s.yaml", "--slots", "1", "--command", "python t.py {lr} {config}")
 
 
 def choices(size: int) -> str:
@@ -41,10 +43,3 @@ def test_a_configuration_of_many_long_values_is_refused(any_storage_url: str, cl
     write_own(cli, "".join(f"  p{number}: {{choices: [{'x' * 20_000}, y]}}\n" for number in range(4)))
     done = cli.using(any_storage_url).run(*RUN, "--trials", "1")
     assert (done.returncode, "a configuration takes up to" in done.stderr) == (2, True), done.stderr
-
-
-def test_a_name_beyond_optunas_columns_is_refused(any_storage_url: str, cli: Cli) -> None:
-    write_own(cli, f"  {'n' * 600}: {{low: 0.1, high: 1.0}}\n")
-    done = cli.using(any_storage_url).run(*RUN, "--trials", "1")
-    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
-    assert "600 characters" in done.stderr

@@ -56,6 +56,21 @@ def test_results_come_as_objects_and_data_frames(tune: Tune) -> None:
     assert f"<td>{best.number}</td><td>{best.value:.4g}</td>".replace("<td>0<", "<td>0 (baseline)<") in study._repr_html_()
 
 
+@pytest.mark.parametrize("trainer", ["curve", "when_due"])
+def test_steps_that_evaluations_do_not_divide_have_all_of_them_at_equal_parts(tune: Tune, trainer: str) -> None:
+    space = dict(own_trainers.SPACE, budget={"steps": 25, "evaluations": 10})
+    study = tune(getattr(own_trainers, trainer), space)
+    assert [step for step, _ in study.curve(0)] == [2, 5, 8, 10, 12, 15, 18, 20, 22, 25]
+    assert [point.rung for point in study.view.points if point.trial_number == 0] == list(range(1, 11))
+
+
+def test_an_interval_of_whole_steps_misses_no_evaluation(tune: Tune) -> None:
+    space = dict(own_trainers.SPACE, budget={"steps": 25, "evaluations": 10})
+    study = tune(own_trainers.every_interval, space)
+    # Every 2 steps, and at the end: each is the first after its tenth of the run.
+    assert [step for step, _ in study.curve(0)] == [2, 6, 8, 10, 12, 16, 18, 20, 22, 25]
+
+
 def test_the_same_call_goes_on_and_a_finished_study_trains_nothing(tune: Tune) -> None:
     first = tune(own_trainers.curve)
     again = tune(own_trainers.curve)

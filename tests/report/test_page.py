@@ -186,6 +186,20 @@ def test_a_thousand_trials_of_a_hundred_points_stay_under_five_megabytes(large: 
     assert [path.name for path in large.parent.iterdir()] == ["report.html"]
 
 
+def test_what_is_said_of_a_trial_is_in_the_page_once(large: Path, thousand: StudyView) -> None:
+    kept = Page(large.read_text("utf-8")).packed("figures")
+    assert len(kept["words"]) == len(set(kept["words"])) <= 3 * len(thousand.trials)
+    (text, *_) = (trace["text"] for trace in kept["figures"]["history"]["data"] if "text" in trace)
+    assert kept["words"][text[0]].startswith("<b>trial ")
+
+
+def test_a_reason_of_a_page_of_many_is_cut(view: StudyView, searched: dict[str, Scale]) -> None:
+    long = [replace(trial, reason="x" * 4000) for trial in view.trials]
+    text = render_report(StudyView(view.study, long, view.points), None, searched)
+    assert "x" * 250 in text
+    assert "x" * 301 not in text
+
+
 def test_a_failed_write_leaves_the_report_of_before(view: StudyView, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot write the report"):
         write_report(view, None, {}, tmp_path / "none" / "report.html")

@@ -93,8 +93,10 @@ def test_values_and_budget_can_be_replaced(space: SearchSpace) -> None:
         space.override(settings={"widht": "64"})
 
 
-@pytest.mark.parametrize(("steps", "evaluations"), [(1000, 10), (12, 6), (7, 7), (11, 1)])
-def test_evaluations_divide_the_steps_when_nobody_says_how_many(steps: int, evaluations: int) -> None:
+@pytest.mark.parametrize(("steps", "evaluations"), [(1000, 10), (12, 6), (7, 7), (11, 10), (22, 10), (1009, 10), (3, 3)])
+def test_five_to_ten_evaluations_that_divide_the_steps_if_they_can_when_nobody_says_how_many(
+    steps: int, evaluations: int
+) -> None:
     space = parse_space(f"budget: {{steps: {steps}}}\nparameters: {{a: {{low: 0, high: 1}}}}", own=True)
     assert space.budget.evaluations == evaluations
 
@@ -109,7 +111,7 @@ LR = "parameters: {lr: {low: 0.1, high: 1.0}}\n"
         (LR, "how long a trial trains is missing: give budget: {steps: 1000, evaluations: 10}"),
         (LR + "budget: {tokens: 10}", "give budget: {steps: 1000, evaluations: 10}"),
         (LR + "budget: {steps: 10, tokens: 3}", "'tokens' is for the built-in model"),
-        (LR + "budget: {steps: 10, evaluations: 4}", "in 10; give steps: 8 or 12"),
+        (LR + "budget: {steps: 10, evaluations: 11}", "11 evaluations need as many steps, and there are 10; lower the first"),
         (LR + "budget: {steps: 0}", "steps is a number above 0"),
         (LR + BUDGET + "data: {text: pydoc}", "data is for the built-in model"),
         (LR + BUDGET + "constraints: {num_parameters: {max: 1}}", "constraints is for the built-in model"),

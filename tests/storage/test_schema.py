@@ -250,7 +250,6 @@ def test_a_process_that_holds_the_lock_for_long_is_named_and_then_given_up(
 ) -> None:
     monkeypatch.setattr(schema, "_LOCK_SILENT_S", 0.0)
     monkeypatch.setattr(schema, "_LOCK_WAIT_S", 1.5)
-    monkeypatch.setattr(schema, "_SERVER_WAIT_S", 1)
     first, second = Database(make_engine(storage_url)), Database(make_engine(storage_url))
     held = pytest.raises(StorageUnreachable, match="another process has been setting it up")
     with schema.setup_lock(first), held, schema.setup_lock(second):

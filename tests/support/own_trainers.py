@@ -46,6 +46,17 @@ def curve(config: dict[str, Any], run: Run) -> Said:
         yield None
 
 
+def when_due(config: dict[str, Any], run: Run) -> Said:
+    for step in range(1, run.steps + 1):
+        if run.evaluation_due(step):
+            yield Evaluation(step, score(config, step))
+
+
+def every_interval(config: dict[str, Any], run: Run) -> Said:
+    for step in [*range(run.eval_interval, run.steps, run.eval_interval), run.steps]:
+        yield Evaluation(step, score(config, step))
+
+
 def accurate(config: dict[str, Any], run: Run) -> Said:
     """Several objectives by name, the more the better; with what else it is given."""
     (run.folder / "given.json").write_text(json.dumps({"config": config, "trial": run.trial, "every": run.eval_interval}))

@@ -15,11 +15,13 @@ from dataclasses import replace
 
 import psutil
 
+from hpsearch.config import evaluations_in
 from hpsearch.errors import DataError
 from hpsearch.execution.protocol import TrialTask
 from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult
 from hpsearch.training.heartbeat import beat
 from hpsearch.training.kept import step_name
+from hpsearch.training.schedules import step_of
 
 Run = Generator[Event, Answer, TrainResult]
 
@@ -45,16 +47,17 @@ def curve(task: TrialTask) -> Run:
     interval, steps = task.config["eval_interval"], task.config["max_iters"]
     saved = task.folder / "step"
     start = int(saved.read_text()) if saved.exists() else 0
-    rungs = max(1, steps // interval)
+    rungs = evaluations_in(steps, interval)
     for rung in range(start + 1, rungs + 1):
         value = target + 1.0 / rung
-        answer = yield point(rung, value, iteration=steps if rung == rungs else rung * interval)
+        iteration = step_of(rung, steps, interval)
+        answer = yield point(rung, value, iteration=iteration)
         if answer is Answer.STOP:
-            return TrainResult(Outcome.STOPPED, rung * interval)
+            return TrainResult(Outcome.STOPPED, iteration)
         saved.write_text(str(rung))
-        told = yield CheckpointSaved(rung * interval, str(saved), "0" * 64, 1)
+        told = yield CheckpointSaved(iteration, str(saved), "0" * 64, 1)
         if Answer.PAUSE in (answer, told):
-            return TrainResult(Outcome.PAUSED, rung * interval)
+            return TrainResult(Outcome.PAUSED, iteration)
     return TrainResult(Outcome.COMPLETE, steps, metrics={"val_loss": value, "val_bpb": value}, sample="words")
 
 
