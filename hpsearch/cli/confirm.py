@@ -70,7 +70,7 @@ def confirm(
     from hpsearch.report.preference import parse_preference, pick
     from hpsearch.report.view import StudyView
     from hpsearch.search.lease import lease_kept
-    from hpsearch.search.study import LEASE_S
+    from hpsearch.search.study import LEASE_S, require_same_scoring
     from hpsearch.storage.leases import this_process
     from hpsearch.working import to_retrain
 
@@ -100,6 +100,7 @@ def confirm(
     failures: list[str] = []
     caught: list[int] = []
     if work:
+        require_same_scoring(record)
         owner = this_process()
         store.acquire(record.id, owner, LEASE_S)
         try:

@@ -21,6 +21,9 @@ from hpsearch.errors import DataError
 HELD_OUT_BYTES = 2048
 """Bytes of one held-out span. In bytes, so that every tokenizer is measured on the same text."""
 
+SCORING = "2"
+"""How held-out text is scored; raised when scores of the same weights change. Scores of two ways do not compare."""
+
 _LINE_REACH = 4096
 """How far, in bytes, a cut moves back to end a line."""
 

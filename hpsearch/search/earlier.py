@@ -108,6 +108,8 @@ class EarlierStudy:
     trials: list[EarlierTrial]
     digest: str
     """sha256 of the trials."""
+    scoring: str = "1"
+    """As a StudyRecord's."""
 
     @property
     def label(self) -> str:
@@ -121,6 +123,8 @@ class EarlierStudy:
             reasons.append("another text")
         if self.data != prepared(study) or self.eval_iters != eval_iters_of(study.space_text):
             reasons.append("another preparation of the text")
+        if self.scoring != study.scoring:
+            reasons.append("another way of scoring")
         if not _same_amount(other, study.budget):
             reasons.append("another budget")
         if "train_seconds" in study.objectives:
@@ -215,6 +219,7 @@ def _taken(
         left_out=why,
         trials=taken,
         digest=hashlib.sha256(text.encode()).hexdigest(),
+        scoring=study.scoring,
     )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hpsearch import __version__
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
+from hpsearch.data.split import SCORING
 from hpsearch.errors import BadInput, ConfigError, StoppedForNow, StudyGone
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
 from hpsearch.files import write_atomically
@@ -36,7 +37,7 @@ from hpsearch.space.values import lookup
 from hpsearch.storage.engine import optuna_storage, sqlite_file, sqlite_url
 from hpsearch.storage.limits import longest_text, longest_value
 from hpsearch.storage.others import MARK, others_directions
-from hpsearch.storage.records import STUDY_NAME, BudgetRecord, Owner, StudyRecord, TrialState
+from hpsearch.storage.records import SCORED, STUDY_NAME, BudgetRecord, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import storage_errors
 
@@ -443,6 +444,7 @@ def _new_record(request: Request, checked: Checked) -> StudyRecord:
         seed=request.seed or 0,
         versions={
             "hpsearch": __version__,
+            **({} if request.space.own else {SCORED: SCORING}),
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "optuna", "numpy", "tokenizers")},
         },
@@ -482,6 +484,7 @@ def _require_same(request: Request, checked: Checked, record: StudyRecord) -> No
             f"study '{record.name}' was made with another text (fingerprint {record.data_fingerprint[:12]}, now "
             f"{checked.fingerprint[:12]}); bring the old text back, or start another study with --study NAME"
         )
+    require_same_scoring(record)
     require_same(request.earlier, record)
     for option, asked, frozen in (
         ("--sampler", request.sampler, record.sampler),
@@ -494,6 +497,15 @@ def _require_same(request: Request, checked: Checked, record: StudyRecord) -> No
                 f"{option} {asked}: study '{record.name}' was made with {option} {frozen}; "
                 "leave the option out, or start another study with --study NAME"
             )
+
+
+def require_same_scoring(record: StudyRecord) -> None:
+    """Refuse to train for a study whose values come from another way of scoring held-out text. Raises BadInput."""
+    if not record.own and record.scoring != SCORING:
+        raise BadInput(
+            f"study '{record.name}' was made by an earlier hpsearch, which scored held-out text in another way: new values "
+            "would not compare with its own. It can be read, reported and exported; start another study with --study NAME"
+        )
 
 
 def _require_files(request: Request, store: Store, record: StudyRecord) -> None:

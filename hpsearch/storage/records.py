@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hpsearch.hyperparameter import Hyperparameter
 
 
+SCORED = "scoring"
+"""Where a study's versions say how held-out text was scored; those before it say nothing."""
+
 STUDY_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -89,6 +92,11 @@ class StudyRecord:
         if self.id and not re.fullmatch(rf"{self.id:04d}-{STUDY_NAME.pattern}", self.folder):
             name = self.name if STUDY_NAME.fullmatch(self.name) else "study"
             object.__setattr__(self, "folder", f"{self.id:04d}-{name}")
+
+    @property
+    def scoring(self) -> str:
+        """The way in which held-out text was scored (`data.split.SCORING`)."""
+        return self.versions.get(SCORED, "1")
 
     @property
     def own(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from typing import Any
 
 from cli import Cli
@@ -42,3 +44,17 @@ def test_fault_09_a_finished_study_runs_nothing_again_and_a_larger_total_adds_th
     assert_nothing_lost(storage_url, "tiny", 4)
     assert work(storage_url) == done
     assert cli.json("status")["trials"]["target"] == 4
+
+
+def test_a_study_scored_in_another_way_is_read_but_not_gone_on_with(cli: Cli) -> None:
+    (cli.folder / "tiny.yaml").write_text(SPACE)
+    run(cli, 1)
+    # As a study has it that was made before the way of scoring was noted.
+    with contextlib.closing(sqlite3.connect(cli.folder / "studies" / "hpsearch.db")) as database, database:
+        database.execute("UPDATE hps_studies SET versions = json_remove(versions, '$.scoring')")
+    for words in (("run", "--space", "tiny.yaml", "--trials", "2"), ("confirm", "--top", "1", "--seeds", "1")):
+        done = cli.run(*words, "--slots", "1", "--device", "cpu")
+        assert done.returncode == 2, done.stderr
+        assert "scored held-out text in another way" in done.stderr
+    assert cli.json("status")["trials"]["complete"] == 1
+    assert cli.run("export", "--out", "best.yaml").returncode == 0
