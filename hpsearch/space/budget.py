@@ -16,6 +16,7 @@ DEFAULT_KIND: BudgetKind = "device_seconds"
 DEFAULT_AMOUNT = 15.0
 DEFAULT_EVALUATIONS = 10
 MAX_EVALUATIONS = 1_000
+DEFAULT_BUDGET = BudgetSpec(DEFAULT_KIND, DEFAULT_AMOUNT, DEFAULT_EVALUATIONS)
 BUDGET_KINDS: tuple[BudgetKind, ...] = tuple(kind for kind in get_args(BudgetKind) if kind != "steps")
 WHOLE_KINDS = ("tokens", "max_iters")
 
