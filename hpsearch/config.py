@@ -257,8 +257,9 @@ class TrialConfig(BaseModel):
             name = str(first["loc"][0])
             raise ConfigError(name, f"{name}: {_plain(first['msg'])}, got {shown(first['input'])}") from None
         for name, value in values.items():
-            if HYPERPARAMETERS[name].high is None and isinstance(value, int | float) and value > LARGEST:
-                raise ConfigError(name, f"{name}: {shown(value)} is too large: at most {LARGEST}")
+            most = 1e100 if isinstance(value, float) else LARGEST
+            if HYPERPARAMETERS[name].high is None and isinstance(value, int | float) and value > most:
+                raise ConfigError(name, f"{name}: {shown(value)} is too large: at most {most}")
         config._check_shapes()
         return config
 

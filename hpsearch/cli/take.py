@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -169,11 +168,8 @@ def train(
     if result.outcome is Outcome.PAUSED:
         say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
         return pausing.exit_code
-    if changes or config is None or config.suffix.lower() == ".toml":
-        write_atomically(out / "config.yaml", config_yaml(asked))
-    else:
-        with contextlib.suppress(shutil.SameFileError):
-            shutil.copyfile(config, out / "config.yaml")
+    as_it_was = config is not None and not changes and config.suffix.lower() != ".toml"
+    write_atomically(out / "config.yaml", asked.text if as_it_was else config_yaml(asked))
     found = result.metrics.get(asked.study.objective) if asked.study else None
     expected = asked.study.value if asked.study and data is None and not changes else None
     if as_json:

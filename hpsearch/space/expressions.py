@@ -281,11 +281,11 @@ class _Compiler:
             name = self.aliases.get(node.id, node.id)
             if name in self.kinds:
                 found.append((self.at(node), name))
-            elif name not in bound:  # Else what binds it is refused.
+            else:
                 near = did_you_mean(node.id, [*self.kinds, *self.aliases])
                 unknown.append((self.at(node), node.id, f"unknown name '{node.id}'{near}"))
         self.known = tuple(dict.fromkeys(name for _, name in sorted(found)))
-        if unknown:
+        if unknown and not bound:  # Else what binds a name is refused.
             at, name, told = min(unknown)
             raise ExpressionError(told, at, name)
         return self.known

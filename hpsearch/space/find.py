@@ -22,7 +22,7 @@ def find_space(word: str) -> tuple[Path, bool]:
     """The file of that path if there is one, else the bundled space of that name (`lm`, `lm.yaml`, `spaces/lm.yaml`), and
     whether it is a bundled one. Raises BadInput that names the nearest bundled space."""
     path = Path(word)
-    if path.is_file():
+    if word and path.exists() and not path.is_dir():  # A pipe too.
         return path, False
     bundled = bundled_spaces()
     if path.suffix in ("", ".yaml", ".yml") and str(path.parent) in _FOLDERS and path.stem in bundled:

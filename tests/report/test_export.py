@@ -113,10 +113,16 @@ def test_a_reason_of_several_lines_stays_inside_its_comment(view: StudyView, wri
     assert read.study.value is None
 
 
+TEXT = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+"""What a text can hold: no NUL character, which no path can have, and no half of a character."""
+
+
 @given(
     rate=st.floats(min_value=1e-300, max_value=1e30),
-    text=st.text(min_size=1),
-    weights=st.dictionaries(st.text(min_size=1, max_size=99), st.floats(min_value=1e-9, max_value=1e9), min_size=1, max_size=3),
+    text=st.text(TEXT, min_size=1),
+    weights=st.dictionaries(
+        st.text(TEXT, min_size=1, max_size=99), st.floats(min_value=1e-9, max_value=1e9), min_size=1, max_size=3
+    ),
 )
 def test_floats_and_texts_read_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, view: StudyView, rate: float, text: str, weights: dict[str, float]
@@ -136,7 +142,7 @@ def test_floats_and_texts_read_back_exactly(
     assert read_config(again) == dataclasses.replace(read, study=None)
 
 
-@given(text=st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+@given(text=st.text(TEXT))
 @example(text="语" * 300)
 def test_the_command_line_gives_every_value_as_it_was(view: StudyView, text: str) -> None:
     trial = replace(view.trials[0], config=view.trials[0].config | {"save_dir": text or "x", "learning_rate": 1e-5})
