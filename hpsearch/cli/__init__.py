@@ -58,7 +58,8 @@ def main() -> None:
         _complain(_usage(error))
     except HpsearchError as error:
         code = error.exit_code
-        _complain(str(error))
+        for line in error.lines:
+            _complain(line)
     except BrokenPipeError:
         # The reader (`hpsearch trials | head`) has seen enough; Python must not complain again while it closes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

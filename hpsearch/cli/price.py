@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def price(
-    space: SpaceOption,
+    space: SpaceOption = None,
     trials: Annotated[int, typer.Option("--trials", metavar="N", help="Trials of the study.")] = 50,
     data: DataOption = None,
     budget: Annotated[
@@ -38,7 +38,7 @@ def price(
     as_json: JsonOption = False,
 ) -> None:
     """Forecast time, tokens, FLOPs, disk and memory by short real runs. Creates no study and leaves nothing behind."""
-    from hpsearch.cli.run import leave, load, say
+    from hpsearch.cli.run import leave, load, require_space, say
     from hpsearch.execution.devices import choose_device
     from hpsearch.execution.local import LocalExecutor
     from hpsearch.places import require_trials, slot_count, slot_threads
@@ -48,7 +48,7 @@ def price(
 
     signal.signal(signal.SIGTERM, leave)
     require_trials(f"--trials {trials}", trials)
-    chosen = load(space, settings, budget, data)
+    chosen = load(require_space(space), settings, budget, data)
     if chosen.own:
         raise BadInput(f"--space {space}: only the runs of a trainer of your own tell its price; run a few trials first")
     devices = choose_device(device)

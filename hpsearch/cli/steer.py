@@ -29,7 +29,7 @@ from hpsearch.cli.options import (
     open_for_reading,
     same_place,
 )
-from hpsearch.cli.run import parse_setting, run, say, view
+from hpsearch.cli.run import TimeoutOption, parse_setting, run, say, view
 from hpsearch.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
@@ -103,9 +103,7 @@ def resume(
         str, typer.Option("--slots", metavar="N|auto", help="Trials at a time; auto: one per GPU, else one per core.")
     ] = "auto",
     device: DeviceOption = "auto",
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop after so long in all; resumable.")
-    ] = None,
+    timeout: TimeoutOption = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
     as_json: JsonOption = False,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import re
 from pathlib import Path
 
 import hpsearch
 from hpsearch.errors import BadInput, did_you_mean
 
 _FOLDERS = (".", "spaces", "search_spaces")
+MOST = 20
+"""Files that are looked at, and named."""
 
 
 def bundled_spaces() -> dict[str, Path]:
@@ -16,6 +21,21 @@ def bundled_spaces() -> dict[str, Path]:
     inside = package / "search_spaces"
     folder = inside if inside.is_dir() else package.parent / "search_spaces"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def spaces_nearby() -> list[Path]:
+    """Files here that look like search spaces: YAML with `parameters:` at its top."""
+    found: list[Path] = []
+    for folder in _FOLDERS:
+        files = sorted(path for suffix in ("*.yaml", "*.yml") for path in itertools.islice(Path(folder).glob(suffix), MOST))
+        for path in files[: MOST - len(found)]:
+            with contextlib.suppress(OSError):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        head = file.read(100_000)
+                    if re.search(rb"(?m)^parameters[ \t]*:", head):
+                        found.append(path)
+    return found
 
 
 def find_space(word: str) -> tuple[Path, bool]:
