@@ -12,7 +12,6 @@ import math
 import operator
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -71,6 +70,8 @@ class Options(TypedDict, total=False):
     """`tensorboard`, `mlflow`, `wandb`."""
     studies_dir: str | Path
     """Where studies keep their files; `studies`."""
+    checkpoints_dir: str | Path | None
+    """Where checkpoints are kept, a folder for each study and trial; by default with the trial."""
     view: View
 
 
@@ -159,6 +160,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
         scheduler=options.get("scheduler"),
         seed=None if seed is None else _whole("seed", seed),
         trainer=trainer,
+        checkpoints_dir=Path(elsewhere) if (elsewhere := options.get("checkpoints_dir")) else None,
     )
     worked = work(
         request,
@@ -281,7 +283,9 @@ def _watcher(view: View, slots: int) -> AbstractContextManager[Watcher]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    from hpsearch.console import say
+
+    say(text)
 
 
 def _interrupt(_number: int) -> None:

@@ -13,9 +13,10 @@ import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.files import OutsideFolder, require_place
 from hpsearch.hyperparameter import FIXED, LARGEST, Hyperparameter, described, hyperparameter
 
 Architecture = Literal["decoder", "encoder", "encoder_decoder"]
@@ -43,7 +44,36 @@ def _real(value: Any) -> Any:
     return value
 
 
+CHECKPOINTS, LOG_FILE = "checkpoints", "log.jsonl"
+"""Where a run keeps its checkpoints and its log, in its folder, where its config does not say."""
+
+OURS = frozenset(
+    {
+        *("config.yaml", "config.json", "sample.txt", "error.txt", "stacks.txt", "output.log", "resume.json"),
+        *("model.safetensors", "tokenizer.json", "best.safetensors", "hpsearch-wrote.json"),
+        *("space.yaml", "study.json", "best.yaml", "report.html", "hpsearch.db", "trials", "confirm"),
+    }
+)
+"""What is written into folders of trials, models and studies under a name of ours. A config cannot name these."""
+
+
+def _place(name: str) -> str:
+    """A place in the run's folder: what a config from someone else names can be nowhere else."""
+    try:
+        place = require_place(name)
+    except OutsideFolder as error:
+        raise ValueError(
+            f"a name inside the run's folder is needed, such as 'kept/here', and this one {error}; another place is for the "
+            "command line (`train --save-dir`, `train --log-file`, `run --checkpoints-dir`)"
+        ) from None
+    first = place.partition("/")[0]
+    if first.casefold() in OURS:
+        raise ValueError(f"'{first}' is a name that hpsearch writes itself; choose another")
+    return place
+
+
 Int = Annotated[int, BeforeValidator(_whole)]
+Place = Annotated[str, AfterValidator(_place)]
 Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
 
 arch = functools.partial(hyperparameter, section="architecture")
@@ -175,15 +205,17 @@ class TrialConfig(BaseModel):
     max_save_num: Int = training(
         2, "checkpoints kept per trial; the best is kept too", fixed="it does not change what is learned", ge=1
     )
-    save_dir: str | None = training(
-        None, "where checkpoints go; the trial's folder when empty", fixed="it does not change what is learned"
+    save_dir: Place | None = training(
+        None,
+        "folder in the trial's folder that checkpoints go to; `checkpoints` when empty",
+        fixed="it does not change what is learned",
     )
     log_interval: Int = training(
         10, "steps between training log lines", unit="steps", fixed="it does not change what is learned", ge=1
     )
-    log_file: str | None = training(
+    log_file: Place | None = training(
         None,
-        "structured log, one JSON object a line; in the trial's folder when empty",
+        "structured log in the trial's folder, one JSON object a line; `log.jsonl` when empty",
         fixed="it does not change what is learned",
     )
     log_file_level: LogLevel = training("info", "least level written to the log", fixed="it does not change what is learned")
@@ -281,6 +313,10 @@ class TrialConfig(BaseModel):
                 f"max_position_embeddings ({self.max_position_embeddings}) must be at least "
                 f"context_length ({self.context_length}) with learned positions",
             )
+        kept, log = (self.save_dir or CHECKPOINTS).casefold(), (self.log_file or LOG_FILE).casefold()
+        if f"{log}/".startswith(f"{kept}/") or kept.startswith(f"{log}/"):
+            name = "log_file" if self.log_file else "save_dir"
+            raise ConfigError(name, f"{name}: the log ({log}) and the checkpoints ({kept}) need a place each; choose another")
 
     def concrete(self) -> dict[str, Any]:
         """Every hyperparameter and its value; None where it does nothing in this config or is off."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -20,6 +21,7 @@ from rich.text import Text
 from hpsearch.report.sparkline import BLOCKS, levels_for, sparkline
 from hpsearch.report.view import StudyView, described, duration
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
+from hpsearch.text import TOLD, printable, shortened
 from hpsearch.training.events import EvalPoint, Progress
 
 WIDE = 90
@@ -131,15 +133,20 @@ class PlainLines:
 
     def __exit__(self, *_: object) -> None: ...
 
-    @staticmethod
-    def _say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+    def _say(self, text: str) -> None:
+        say(text)
+
+
+def say(text: str) -> None:
+    """One line on standard error. Where it cannot be written, as on a full disk, the work goes on without it."""
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def ending(trial: TrialRecord, objective: str) -> str:
-    """How a trial ended, in one line."""
+    """How a trial ended, in one line, with as much of its reason as people read."""
     value = f" {objective} {trial.value:.4f}" if trial.value is not None else ""
-    reason = f" ({trial.reason})" if trial.reason else ""
+    reason = f" ({shortened(trial.reason, TOLD)})" if trial.reason else ""
     return f"trial {trial.number} {trial.state}{value}{reason}"
 
 
@@ -237,7 +244,7 @@ class LiveView:
         self.note(f"{curve} {ending(trial, self._tally.study.objectives[0])}".lstrip())
 
     def note(self, text: str) -> None:
-        self._recent = [*self._recent, text][-self.RECENT :]
+        self._recent = [*self._recent, printable(text)][-self.RECENT :]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Drawn anew for the width that the terminal has at this moment."""
@@ -281,7 +288,8 @@ class LiveView:
             table.add_column("step", justify="right", no_wrap=True)
         if compute:
             table.add_column("train loss", justify="right", no_wrap=True)
-        table.add_column(f"{study.objectives[0]}{f' ({unit})' if unit and wide else ''}", justify="right")
+        # As a Text: in a string, rich would read `[red]` as markup.
+        table.add_column(Text(f"{printable(study.objectives[0])}{f' ({unit})' if unit and wide else ''}"), justify="right")
         table.add_column("curve", no_wrap=True, min_width=curve)
         if compute:
             table.add_column("tokens/s", justify="right", no_wrap=True)
@@ -304,7 +312,9 @@ class LiveView:
         if self._best is None or self._best.value is None:
             return [Text("best: no trial has finished yet", "dim")]
         line = Text.assemble(
-            ("best", "bold green"), f" trial {self._best.number}: {study.objectives[0]} ", (f"{self._best.value:.4f}", "bold")
+            ("best", "bold green"),
+            f" trial {self._best.number}: {printable(study.objectives[0])} ",
+            (f"{self._best.value:.4f}", "bold"),
         )
         if self._baseline is not None and self._baseline.value is not None and self._best.number != 0:
             line.append(f" (trial 0, the baseline: {self._baseline.value:.4f})")

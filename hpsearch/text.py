@@ -6,17 +6,28 @@ UTF-8 file or database takes (Python reads a path that is not UTF-8 as such), NU
 
 from __future__ import annotations
 
+import unicodedata
+
 LONGEST_MESSAGE = 4_000
 """Characters of a reason, a warning or an error that are kept."""
 
+TOLD = 300
+"""Columns of a message in a table or a line about many trials."""
+
 CUT = " […] "
+
+
+BLANKS = "\n\t\u00a0\u3000"
+"""Characters that are not printable by Unicode, and do no harm in a text of several lines."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
     """`text` with each character that is not printable written as Python writes it, so that it cannot steer a terminal.
 
-    keep: characters that stay as they are, such as "\\n" where a text has several lines.
+    keep: characters that stay as they are, such as BLANKS where a text has several lines.
     """
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() or each in keep else _escaped(each) for each in text)
 
 
@@ -36,6 +47,23 @@ def message(text: str, longest: int = LONGEST_MESSAGE) -> str:
         half = (longest - len(CUT)) // 2
         text = text[:half] + CUT + text[-half:]
     return storable(text)
+
+
+def shortened(text: str, longest: int) -> str:
+    """`text` on one line of at most `longest` columns of a terminal, for a cell of a table: printable, its end left out."""
+    text = printable(text[: longest + 1])
+    if columns(text) <= longest:
+        return text
+    while columns(text) > longest - 1:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def columns(text: str) -> int:
+    """Columns of a terminal that a printable text takes: two for each wide character, none for a combining one."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def _escaped(character: str) -> str:

@@ -31,7 +31,7 @@ from hpsearch.storage.engine import sqlite_file
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.store import Store
 from hpsearch.tracking import Both, Tracking, require_trackers
-from hpsearch.training.memory import require_memory
+from hpsearch.training.memory import disk_stops, require_memory
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
@@ -111,6 +111,7 @@ def _work(
         opened = open_study(request, checked, owner)
         try:
             with (
+                disk_stops(opened.folder, opened.folder),
                 lease_kept(opened.store, opened.record.id, owner),
                 _undone_if_impossible(opened),
                 contextlib.closing(_slots(where, opened, confirm)) as slots,
@@ -383,9 +384,10 @@ def write_results(study: Study, *, ended: bool) -> tuple[StudyView, list[str]]:
 
     seen = StudyView.load(study.store, study.store.study(study.record.name))
     at_edge = edges(study.space, seen.best.params) if seen.best is not None else []
-    if seen.best is not None:
-        write_atomically(study.folder / "best.yaml", best_config_yaml(seen, seen.best))
-    if ended:
-        told = started_from(seen.study)
-        write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge, earlier=told)
+    with disk_stops(study.folder, study.folder):
+        if seen.best is not None:
+            write_atomically(study.folder / "best.yaml", best_config_yaml(seen, seen.best))
+        if ended:
+            told = started_from(seen.study)
+            write_report(seen, study.optuna, axes(study.space), study.folder / "report.html", edges=at_edge, earlier=told)
     return seen, at_edge

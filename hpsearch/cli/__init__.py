@@ -8,7 +8,6 @@ import sys
 import tempfile
 import traceback
 import warnings
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from hpsearch import __version__
+from hpsearch.cli import streams
 from hpsearch.cli.arguments import take_words
 from hpsearch.errors import INTERRUPTED, BadInput, HpsearchError, StoppedForNow
 
@@ -43,6 +43,7 @@ def options(
 
 def main() -> None:
     """Run one verb; the exit codes are those of `hpsearch.errors`."""
+    streams.prepare()
     # Optuna calls what it has had for years experimental; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*experimental")
     try:
@@ -60,9 +61,7 @@ def main() -> None:
         code = error.exit_code
         for line in error.lines:
             _complain(line)
-    except BrokenPipeError:
-        # The reader (`hpsearch trials | head`) has seen enough; Python must not complain again while it closes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except streams.ReaderGone:
         code = 0
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -73,9 +72,11 @@ def main() -> None:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             _complain(f"{str(error.filename)[:60]}…: this name is too long for a file; give a shorter one")
             sys.exit(BadInput.exit_code)
+        if isinstance(error, FileNotFoundError) and not _temporary_folder():
+            _complain("no folder for temporary files can be written; set TMPDIR to one that can")
+            sys.exit(BadInput.exit_code)
         code = 1
-        log = _write_traceback()
-        _complain(f"unexpected error, a bug: {type(error).__name__}: {_first_line(error)}; the traceback is in {log}")
+        _complain(f"unexpected error, a bug: {type(error).__name__}: {_first_line(error)}; {_write_traceback()}")
     # Under `python -m`, Python ends itself by SIGINT, caught or not, if that came while a string was executed, as where a
     # dataclass is made in an import; the next string that is executed resets this.
     exec("")
@@ -98,8 +99,21 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def _write_traceback() -> Path:
-    handle, name = tempfile.mkstemp(prefix="hpsearch-error-", suffix=".log")
-    with os.fdopen(handle, "w", encoding="utf-8") as log:
-        log.write(traceback.format_exc())
-    return Path(name)
+def _write_traceback() -> str:
+    """Where the traceback is, in words."""
+    try:
+        handle, name = tempfile.mkstemp(prefix="hpsearch-error-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(traceback.format_exc())
+    except OSError:
+        return "no folder for temporary files can be written; with TMPDIR set to one that can, the traceback goes there"
+    return f"the traceback is in {name}"
+
+
+def _temporary_folder() -> bool:
+    """Whether there is a folder for temporary files."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        return False
+    return True

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpsearch.cli import app
+from hpsearch.cli import app, streams
 from hpsearch.cli.look import load_view
 from hpsearch.cli.options import (
     STUDIES_DIR,
+    CheckpointsDirOption,
     PreferOption,
     StorageOption,
     StudiesDirOption,
@@ -55,6 +56,7 @@ def export(
     ] = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    checkpoints_dir: CheckpointsDirOption = None,
 ) -> None:
     """Write the best config, every value concrete, with what produced it; or its model for transformers."""
     if format is not None and format not in FORMATS:
@@ -63,6 +65,8 @@ def export(
         raise BadInput(f"--for {program}: it has a form of its own; leave --format {format} out, or use --format json")
     if trial is not None and prefer is not None:
         raise BadInput(f"--prefer chooses among the good trials and --trial {trial} names one; keep one of them")
+    if checkpoints_dir is not None and (format != "hf" or model is not None):
+        raise BadInput(f"--checkpoints-dir {checkpoints_dir}: it goes with --format hf of a trial")
     if model is not None and (format != "hf" or trial is not None or prefer is not None):
         raise BadInput(f"--model {model}: it goes with --format hf, and stands for the trial")
     if format == "hf" and out is None:
@@ -82,12 +86,14 @@ def export(
         )
     if format == "hf":
         assert out is not None
-        export_trial(view, chosen, studies_dir / view.study.folder / "trials" / f"{chosen.number:04d}", out)
+        trial_folder = Path(view.study.folder, "trials", f"{chosen.number:04d}")
+        kept = None if checkpoints_dir is None else checkpoints_dir / trial_folder
+        export_trial(view, chosen, studies_dir / trial_folder, out, kept)
         print(f"trial {chosen.number} of '{view.study.name}' is in {out}, for transformers", file=sys.stderr)
         return
     text = written(view, chosen, format, program)
     if out is None:
-        sys.stdout.write(text)
+        streams.document(text)
         return
     write_atomically(out, text)
     print(f"trial {chosen.number} of '{view.study.name}' is in {out}", file=sys.stderr)
@@ -120,8 +126,8 @@ def written(view: StudyView, trial: TrialRecord, format: str | None, program: st
     return as_json(told, confirmation(view, trial)) if format == "json" else as_text(told, provenance(view, trial))
 
 
-def export_trial(view: StudyView, trial: TrialRecord, folder: Path, out: Path) -> None:
-    """The trial's trained weights as a folder of transformers."""
+def export_trial(view: StudyView, trial: TrialRecord, folder: Path, out: Path, checkpoints: Path | None = None) -> None:
+    """The trial's trained weights as a folder of transformers. checkpoints: where they are, if not in the trial's `folder`."""
     from hpsearch.config import DataConfig, TrialConfig
     from hpsearch.model.huggingface import auto_class, write_folder
     from hpsearch.report.card import model_card, of_trial
@@ -136,6 +142,7 @@ def export_trial(view: StudyView, trial: TrialRecord, folder: Path, out: Path) -
         folder,
         iteration=trial.iteration,
         cache_dir=cache_dir(),
+        checkpoints=checkpoints,
     )
     write_folder(trained, tokenizer, out, model_card(of_trial(view, trial, loads)))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpsearch.cli import app
+from hpsearch.cli import app, streams
 from hpsearch.cli.options import (
     STUDIES_DIR,
     JsonOption,
@@ -28,6 +28,7 @@ from hpsearch.cli.options import (
 )
 from hpsearch.errors import BadInput
 from hpsearch.files import write_atomically
+from hpsearch.text import TOLD, columns, printable, shortened
 
 if TYPE_CHECKING:
     from hpsearch.report.view import StudyView
@@ -180,7 +181,7 @@ def trials(
             f"{trial.rung}/{view.study.budget.evaluations}",
             f"{trial.seconds:.1f}",
             trial.proposed_by,
-            trial.reason or described(trial.params),
+            shortened(trial.reason, TOLD) or described(trial.params),
         ]
         for trial in view.trials
     ]
@@ -209,7 +210,7 @@ def write_table(load: Callable[[], StudyView], format: str, out: Path | None) ->
         assert out is not None
         write_parquet(load(), out)
     elif out is None:
-        sys.stdout.write(to_csv(load()))
+        streams.document(to_csv(load()))
     else:
         write_atomically(out, to_csv(load()))
 
@@ -248,7 +249,7 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
     value = f", {name} {trial.value:.4f}" if trial.value is not None else ""
     print(f"trial {trial.number} of '{view.study.name}': {trial.state}{value}; proposed by {trial.proposed_by}")
     if trial.reason:
-        print(f"reason: {trial.reason}")
+        print(f"reason: {printable(trial.reason)}")
     print(f"proposed: {described(trial.params)}")
     if view.study.own:
         print(f"steps {trial.iteration} of {view.study.steps(trial)}; {trial.seconds:.1f} s")
@@ -257,7 +258,7 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
     print("\nconfig")
     for key, setting in trial.config.items():
         if setting is not None:
-            print(f"  {key:30} {short(setting)}")
+            print(f"  {printable(key):30} {short(setting)}")
     points = view.curve(trial.number)
     if points:
         curve = sparkline(curve_of(view, trial.number), 2 * SPARK, levels_for(sys.stdout.encoding))
@@ -287,7 +288,10 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
     decisions = [decision for decision in view.decisions if decision.trial_number == trial.number]
     if decisions:
         print("\ndecisions")
-        rows = [[str(decision.rung), decision.action, decision.decided_by, decision.reason] for decision in decisions]
+        rows = [
+            [str(decision.rung), decision.action, decision.decided_by, shortened(decision.reason, TOLD)]
+            for decision in decisions
+        ]
         print_table(["rung", "action", "decided by", "reason"], rows)
     if groups:
         print("\nparameter groups")
@@ -296,7 +300,15 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
     if attempts:
         print("\nattempts")
         rows = [
-            [str(a.attempt), a.slot, a.host, str(a.pid), str(a.from_iteration), a.outcome or "running", a.reason]
+            [
+                str(a.attempt),
+                a.slot,
+                a.host,
+                str(a.pid),
+                str(a.from_iteration),
+                a.outcome or "running",
+                shortened(a.reason, TOLD),
+            ]
             for a in attempts
         ]
         print_table(["attempt", "slot", "host", "process", "from step", "outcome", "reason"], rows)
@@ -334,8 +346,9 @@ def dataclass_dict(record: Any) -> dict[str, Any]:
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
     """Columns as wide as their widest cell; the last one is cut at the width of the terminal."""
-    widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
-    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6
-    for row in [header, *rows]:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        print(line if len(line) <= limit else f"{line[: limit - 1]}…")
+    table = [[printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(columns(row[index]) for row in table) for index in range(len(header))]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for row in table:
+        line = "  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        print(line if limit is None else shortened(line, limit))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from typing import Annotated
 
@@ -29,7 +28,7 @@ def delete(
     from optuna import load_study
 
     from hpsearch.execution.mirror import Mirror
-    from hpsearch.search.study import LEASE_S
+    from hpsearch.search.study import LEASE_S, remove_study
     from hpsearch.service.notes import forget_files
     from hpsearch.storage.engine import optuna_storage
     from hpsearch.storage.leases import this_process
@@ -52,8 +51,8 @@ def delete(
         forget_files(load_study(study_name=study, storage=theirs), studies_dir)
         theirs.delete_study(theirs.get_study_id_from_name(study))
     store.delete_study(record.id)
-    shutil.rmtree(folder, ignore_errors=True)
-    print(f"study '{study}' is deleted", file=sys.stderr)
+    left = "" if remove_study(folder) else f"; {folder} could not be removed whole: remove it by hand"
+    print(f"study '{study}' is deleted{left}", file=sys.stderr)
 
 
 db_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)

@@ -5,16 +5,34 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpsearch.cli import streams
 from hpsearch.errors import BadInput, HpsearchError
-from hpsearch.places import STUDIES_DIR, cache_dir, read_secret, require_folder, require_writable, storage_url
+from hpsearch.places import (
+    STUDIES_DIR,
+    cache_dir,
+    claim_folder,
+    read_secret,
+    require_folder,
+    require_own_folder,
+    require_writable,
+    storage_url,
+)
 
-__all__ = ["STUDIES_DIR", "cache_dir", "read_secret", "require_folder", "require_writable", "storage_url"]
+__all__ = [
+    "STUDIES_DIR",
+    "cache_dir",
+    "claim_folder",
+    "read_secret",
+    "require_folder",
+    "require_own_folder",
+    "require_writable",
+    "storage_url",
+]
 
 if TYPE_CHECKING:
     from hpsearch.storage.records import StudyRecord
@@ -48,6 +66,15 @@ StorageOption = Annotated[
         envvar="HPSEARCH_STORAGE",
         show_envvar=True,
         help="SQL database; by default SQLite in the studies folder.",
+    ),
+]
+CheckpointsDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoints-dir",
+        metavar="DIR",
+        help="Where checkpoints are kept, a folder for each study and trial; by default with the trial.",
+        show_default=False,
     ),
 ]
 StudiesDirOption = Annotated[
@@ -112,6 +139,6 @@ def same_place(storage: str | None, studies_dir: Path) -> str:
     return told
 
 
-def print_json(document: Any) -> None:
-    json.dump(document, sys.stdout, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+def print_json(document: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on standard output, all of it printable ASCII. indent: None for one on one line."""
+    streams.document(json.dumps(document, indent=indent, allow_nan=False).replace("\x7f", "\\u007f") + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import os
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpsearch.cli import app
+from hpsearch.cli import app, streams
 from hpsearch.cli.options import (
     SEEDS,
     STUDIES_DIR,
     TOP,
+    CheckpointsDirOption,
     DeviceOption,
     JsonOption,
     SeedsOption,
@@ -34,6 +36,7 @@ from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddress
 from hpsearch.durations import duration_in
 from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForNow
 from hpsearch.places import require_trials
+from hpsearch.text import TOLD, shortened
 
 if TYPE_CHECKING:
     from hpsearch.console import LiveView, PlainLines
@@ -75,6 +78,7 @@ def run(
     ] = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    checkpoints_dir: CheckpointsDirOption = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="auto (default), tpe, random, gp, cmaes, qmc or grid.", show_default=False)
     ] = None,
@@ -204,9 +208,15 @@ def run(
         scheduler=scheduler,
         seed=seed,
         trainer=trainer,
+        checkpoints_dir=checkpoints_dir,
+        files_elsewhere=shared is not None,
         earlier=tuple(parse_source(word, own_url) for word in earlier or ()),
     )
     require_folder("--studies-dir", studies_dir)
+    if checkpoints_dir is not None:
+        if shared is not None:
+            raise BadInput(f"--checkpoints-dir {checkpoints_dir}: --shared says where checkpoints are; leave one out")
+        require_folder("--checkpoints-dir", checkpoints_dir)
     worked = work(
         request,
         where,
@@ -270,9 +280,13 @@ def parse_setting(word: str) -> tuple[str, str]:
 
 
 def view(slots: int) -> LiveView | PlainLines:
+    from rich.console import Console
+
     from hpsearch.console import LiveView, PlainLines
 
-    return LiveView(slots) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else PlainLines(slots)
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return LiveView(slots, Console(file=streams.terminal()))
+    return PlainLines(slots)
 
 
 def leave(_number: int, _: FrameType | None) -> None:
@@ -283,7 +297,8 @@ def leave(_number: int, _: FrameType | None) -> None:
 def leave_at_once(number: int) -> None:
     """End this process now: a second signal came."""
     if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # The live view has hidden the cursor.
+        with contextlib.suppress(OSError):  # The terminal is gone.
+            os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # The live view has hidden the cursor.
     os._exit(exit_code(number))
 
 
@@ -338,7 +353,7 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
             say(f"nothing was confirmed within the limit{now}")
         return 0
     if seen.best is None:
-        reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
+        reasons = sorted({shortened(trial.reason, TOLD) for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{record.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
     return 0
 

@@ -7,9 +7,7 @@ a second; a request that finds no coordinator waits for the next one, but for `s
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +18,7 @@ import typer
 from hpsearch.cli import app
 from hpsearch.cli.options import (
     STUDIES_DIR,
+    CheckpointsDirOption,
     DeviceOption,
     JsonOption,
     StorageOption,
@@ -27,6 +26,7 @@ from hpsearch.cli.options import (
     StudyOption,
     cache_dir,
     open_for_reading,
+    print_json,
     same_place,
 )
 from hpsearch.cli.run import TimeoutOption, parse_setting, run, say, view
@@ -106,6 +106,7 @@ def resume(
     timeout: TimeoutOption = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
+    checkpoints_dir: CheckpointsDirOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Go on with a study as it was begun, from the space in its database."""
@@ -123,6 +124,7 @@ def resume(
             study=record.name,
             storage=storage,
             studies_dir=studies_dir,
+            checkpoints_dir=checkpoints_dir,
             slots=slots,
             device=device,
             timeout=timeout,
@@ -295,4 +297,4 @@ class JsonLines:
 
 
 def _line(event: str, **facts: Any) -> None:
-    print(json.dumps({"event": event} | facts, allow_nan=False), file=sys.stdout, flush=True)
+    print_json({"event": event} | facts, indent=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -23,8 +22,10 @@ from hpsearch.cli.options import (
     StudiesDirOption,
     StudyOption,
     cache_dir,
+    claim_folder,
     print_json,
     require_folder,
+    require_own_folder,
     require_writable,
     storage_url,
 )
@@ -98,6 +99,9 @@ def write_figures_of(
         if name not in drawn:
             near = did_you_mean(name, drawn) or f"; there are {', '.join(drawn)}"
             raise BadInput(f"--figure {name}: study '{view.study.name}' has no such figure{near}")
+    files = [f"{name}.{format}" for name in names or drawn]
+    require_own_folder("--out", folder, files)
+    claim_folder(folder, files)
     return write_figures({name: drawn[name] for name in names or drawn}, folder, format)
 
 
@@ -122,6 +126,13 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter, or data.text, data.tokenizer; may be repeated."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where weights, tokenizer and log go.")] = Path("model"),
+    save_dir: Annotated[
+        Path | None,
+        typer.Option("--save-dir", metavar="DIR", help="Where checkpoints go, instead of below --out.", show_default=False),
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", metavar="FILE", help="Where the log goes, likewise.", show_default=False)
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH|NAME", help="Another text.")] = None,
     device: DeviceOption = "auto",
     threads: Annotated[
@@ -142,7 +153,17 @@ def train(
         raise BadInput("what is to be trained? Name a file with --config FILE, or hyperparameters with --set NAME=VALUE")
     asked = read_config(config, changes)
     where = choose_device(device)[0]
-    require_folder("--out", out)
+    if log_file is not None:
+        require_writable(log_file)
+    require_own_folder("--out", out)
+    if save_dir is not None:
+        require_own_folder("--save-dir", save_dir)
+
+    def claim() -> None:
+        for folder in (out, save_dir):
+            if folder is not None:
+                claim_folder(folder)
+
     try:
         with Pausing() as pausing:
             from hpsearch.training.single import train_config  # The first import of torch: only when all else is known.
@@ -158,6 +179,9 @@ def train(
                 objectives=(asked.study.objective,) if asked.study else (),
                 say=say,
                 asked=pausing.asked,
+                checkpoints=save_dir,
+                log_file=log_file,
+                begin=claim,
             )
     except KeyboardInterrupt:
         say("interrupted before the first step; the same command begins anew")
@@ -168,6 +192,7 @@ def train(
     if result.outcome is Outcome.PAUSED:
         say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
         return pausing.exit_code
+    # As it was then, and not after hours of training; a pipe is read only once.
     as_it_was = config is not None and not changes and config.suffix.lower() != ".toml"
     write_atomically(out / "config.yaml", asked.text if as_it_was else config_yaml(asked))
     found = result.metrics.get(asked.study.objective) if asked.study else None
@@ -261,11 +286,7 @@ def generate(
     if as_json:
         print_json([{"prompt": prompt, "samples": samples} for prompt, samples in texts])
         return
-    from hpsearch.training.sample import printable
-
-    blocks = [printable(text) for prompt, samples in texts for text in samples]
-    with contextlib.suppress(BrokenPipeError):
-        print("\n\n---\n\n".join(blocks))
+    print("\n\n---\n\n".join(text for _, samples in texts for text in samples))
 
 
 def say(text: str) -> None:

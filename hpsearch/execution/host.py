@@ -25,7 +25,9 @@ from hpsearch.execution.local import LocalExecutor
 from hpsearch.execution.mirror import Mirror
 from hpsearch.execution.protocol import Died, Ended, Failed, SlotInfo, TrialTask
 from hpsearch.execution.slot import failure
+from hpsearch.text import printable
 from hpsearch.training.events import Answer, CheckpointSaved, Outcome, Warned
+from hpsearch.training.kept import checkpoint_folder, remove_all
 
 WAKE_S = 1.0
 SCRATCH = "hpsearch-scratch-"
@@ -150,13 +152,12 @@ class SlotHost:
         measures = task.number < 0  # It leaves nothing behind.
         if self._mirror is None and not measures:
             return task
-        if not measures and task.own is None and Path(task.config.get("save_dir") or "").expanduser().is_absolute():
-            raise BadInput(f"save_dir {task.config['save_dir']}: --shared says where checkpoints are kept; leave it out")
         scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
         self._folder = Path(scratch, *task.folder.relative_to(task.folder.anchor).parts[-3:])
         self._folder.mkdir(parents=True)
-        if self._mirror is not None and not measures:
-            self._mirror.open(self._folder)
+        if self._mirror is not None and not measures and (left := self._mirror.open(self._folder)):
+            named = printable(", ".join(left[:3]) + (", …" if len(left) > 3 else ""))
+            self._said.append(Warned(f"{len(left)} objects at {self._mirror.url} are no files of this trial: {named}"))
         return replace(task, folder=self._folder)
 
     def _carried(self, body: Any) -> Iterator[Any]:
@@ -167,7 +168,7 @@ class SlotHost:
                 never = isinstance(body, Ended) and body.result.outcome in (Outcome.STOPPED, Outcome.DIVERGED)
                 if never and self._task.own is None:
                     # It never goes on, and its weights are of no use.
-                    shutil.rmtree(self._folder / (self._task.config.get("save_dir") or "checkpoints"), ignore_errors=True)
+                    remove_all(checkpoint_folder(self._task.config.get("save_dir"), self._folder))
                 try:
                     self._mirror.save()
                 except OSError as error:

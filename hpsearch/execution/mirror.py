@@ -8,8 +8,7 @@ from pathlib import Path
 
 from hpsearch.errors import BadInput, StoppedForNow
 from hpsearch.execution.connect import line
-
-TEMPORARY = ".tmp"
+from hpsearch.files import TEMPORARY, OutsideFolder, inside, replacing
 
 
 class Mirror:
@@ -41,24 +40,42 @@ class Mirror:
         self._copied: dict[str, tuple[int, int]] = {}
         """What the mirror holds of the open folder: size and time of change of each file when it was copied."""
 
-    def open(self, folder: Path) -> None:
+    def open(self, folder: Path) -> list[str]:
         """Bring what the mirror holds of the trial in `folder` (study, `trials`, number) into that empty folder.
 
-        Raises StoppedForNow when the mirror does not answer.
+        Returns the keys that were left where they are: whoever can write to a bucket can call an object anything, also what is
+        no place inside a folder, or what another one has as a folder. Raises StoppedForNow when the mirror does not answer.
         """
         self._folder, self._remote, self._copied = folder, "/".join((self._root, *folder.parts[-3:])), {}
         try:
             self._files.invalidate_cache()
             there = self._files.find(self._remote) if self._files.exists(self._remote) else []
+            left = []
             for remote in there:
-                name = str(remote)[len(self._files._strip_protocol(self._remote)) + 1 :]
-                if not name.endswith(TEMPORARY):
-                    local = folder / name
-                    local.parent.mkdir(parents=True, exist_ok=True)
-                    self._files.get_file(remote, str(local))
-                    self._copied[name] = _stamp(local)
+                name = str(remote).removeprefix(f"{self._files._strip_protocol(self._remote)}/")
+                if name.endswith(TEMPORARY):
+                    continue
+                local = self._local(name)
+                if local is None:
+                    left.append(name)
+                    continue
+                local.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(local) as temporary:
+                    self._files.get_file(remote, str(temporary))
+                self._copied[name] = _stamp(local)
+            return left
         except Exception as error:
             raise StoppedForNow(f"--shared {self.url}: cannot be read ({line(error)}); run the same command again") from error
+
+    def _local(self, name: str) -> Path | None:
+        """Where an object of this name belongs on this node; None for one that `save` would never have copied there."""
+        try:
+            local = inside(self._folder, name)
+        except OutsideFolder:
+            return None
+        above = [parent for parent in local.parents if parent.is_relative_to(self._folder)]
+        taken = local.exists() or any(parent.exists() and not parent.is_dir() for parent in above)
+        return None if taken or str(local.relative_to(self._folder)) != name else local
 
     def save(self) -> None:
         """Make the mirror equal to the open folder. Raises OSError when it cannot be; the next call makes up for it.

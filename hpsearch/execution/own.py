@@ -22,6 +22,7 @@ from hpsearch.objectives import NEGATED
 from hpsearch.training import heartbeat
 from hpsearch.training.events import (
     Answer,
+    Began,
     CheckpointSaved,
     EvalPoint,
     Event,
@@ -120,8 +121,7 @@ def _function(task: TrialTask, trainer: FunctionTrainer) -> Said:
     function = trainer.load()
     heartbeat.beat()  # Importing what it needs is over.
     journal = Journal(task)
-    if journal.warning:
-        yield Warned(journal.warning)
+    yield from journal.begin()
     if journal.over:
         return journal.result(Outcome.COMPLETE)
     generator = function(dict(task.config), run_of(task, journal.resume))
@@ -180,6 +180,14 @@ class Journal:
     def over(self) -> bool:
         """Whether the newest checkpoint is the end of the run, so that nothing is left to do."""
         return self.step >= self._own.steps and all(name in self._values for name in self._task.objectives)
+
+    def begin(self, *, resumes: bool = True) -> Generator[Event, Answer, None]:
+        """Tell where the run begins, where that is not what the coordinator thought. resumes: it is told its checkpoint."""
+        if self.warning:
+            yield Warned(self.warning)
+        step = self.step if resumes or self.over else 0
+        if self._task.from_iteration not in (None, step):
+            yield Began(step)
 
     def hear(self, said: Evaluation | Checkpoint) -> Generator[Event, Answer, Answer]:
         """Tell the coordinator. Returns what the run is to do."""
@@ -286,7 +294,15 @@ def _read(path: Path) -> list[dict[str, Any]]:
         noted = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return list(noted)
+    return [entry for entry in noted if _sound(entry)] if isinstance(noted, list) else []
+
+
+def _sound(entry: Any) -> bool:
+    """Whether an entry is one that was written here: it lies in a folder that others can write too."""
+    kinds = {"step": int, "path": str, "seconds": int | float, "rung": int, "values": dict}
+    if not isinstance(entry, dict) or any(not isinstance(entry.get(name), kind) for name, kind in kinds.items()):
+        return False
+    return Path(entry["path"]).is_absolute() or ".." not in Path(entry["path"]).parts
 
 
 def _whereabouts(folder: Path, entry: Mapping[str, Any]) -> Path:

@@ -29,7 +29,7 @@ from hpsearch.execution.protocol import ProgramTrainer, TrialTask
 from hpsearch.files import write_atomically
 from hpsearch.objectives import NEGATED
 from hpsearch.training import heartbeat
-from hpsearch.training.events import Answer, Outcome, Warned
+from hpsearch.training.events import Answer, Outcome
 
 OURS = ("folder", "trial", "resume", "config", "steps", "eval_interval", "seed", "device", "threads")
 """Placeholders beside the parameters of the space. A parameter of the same name stands for itself."""
@@ -88,8 +88,7 @@ def values_for(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
 def program(task: TrialTask, trainer: ProgramTrainer) -> Said:
     """Run a trial's program. A slot's trainer; see `hpsearch.execution.own`."""
     journal = Journal(task)
-    if journal.warning:
-        yield Warned(journal.warning)
+    yield from journal.begin(resumes="resume" in placeholders(trainer.words))
     if journal.over:
         return journal.result(Outcome.COMPLETE)
     run = run_of(task, journal.resume)

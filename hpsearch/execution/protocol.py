@@ -93,6 +93,10 @@ class TrialTask:
     """Evaluations at which a WSD run is also measured after a short decay on the side."""
     known_rungs: int | None = None
     """Evaluations of the trial that are stored; None: all there were."""
+    from_iteration: int | None = None
+    """Where its coordinator thinks that it begins, so that it is told by `Began` where that is not so."""
+    checkpoints: Path | None = None
+    """Where a person's command says that its checkpoints go; None: where its config says, in `folder`."""
     step_limit_s: float | None = None
     """A trainer that takes no step for so long is hung: its slot leaves its stacks in `folder / "stacks.txt"` and dies."""
     silence_s: float | None = None
@@ -122,7 +126,7 @@ class Failed:
     """The run raised. The slot is alive and takes the next task."""
 
     kind: str
-    """`bad-input`, `disk-full`, `out-of-memory` or `error`."""
+    """`bad-input`, `disk-full` (a disk or a folder that is gone, too), `out-of-memory` or `error`."""
     message: str
     """One line."""
     traceback: str = ""

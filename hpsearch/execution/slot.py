@@ -18,14 +18,16 @@ import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from hpsearch.errors import HpsearchError, StoppedForNow
 from hpsearch.execution.protocol import Ended, Failed, Ready, Reply, TrialTask
 from hpsearch.execution.watchdog import Watchdog
+from hpsearch.files import trouble, unusable
 from hpsearch.training import heartbeat
 from hpsearch.training.events import Answer, EvalPoint, Event, TrainResult
-from hpsearch.training.memory import DISK_FULL, OutOfMemory, shortfall
+from hpsearch.training.memory import OutOfMemory, shortfall
 
 Trainer = Callable[[TrialTask], Generator[Event, Answer, TrainResult]]
 
@@ -130,21 +132,25 @@ def _run(connection: Connection, trainer: Trainer, task: TrialTask) -> Ended | F
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise
     except Exception as error:
-        return failure(error)
+        return failure(error, task.folder)
 
 
-def failure(error: Exception) -> Failed:
-    """What an exception of a run means to the coordinator. Called while it is handled."""
+def failure(error: Exception, folder: Path | None = None) -> Failed:
+    """What an exception of a run means to the coordinator. Called while it is handled. folder: the trial's."""
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, StoppedForNow):
         return Failed("disk-full", lines[0])
     if isinstance(error, HpsearchError):
         return Failed("bad-input", lines[0])
     message, trace = f"{type(error).__name__}: {lines[0]}", traceback.format_exc()
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return Failed("disk-full", message, trace)
+    folders = () if folder is None else (folder,)
+    if isinstance(error, OSError) and folders and (told := trouble(error, *folders)):
+        return Failed("disk-full", told, trace)
     missing = shortfall(error)
     if missing is None:
+        if folder is not None and (why := unusable(folder)):  # Whatever else it says: it cannot have gone well.
+            told = f"{folder}: {why}; bring it back as it was, then run the same command again"
+            return Failed("disk-full", told, trace)
         return Failed("error", message, trace)
     parts = error.micro_batches if isinstance(error, OutOfMemory) else 1
     return Failed("out-of-memory", message, trace, shortfall_bytes=missing, micro_batches=parts)

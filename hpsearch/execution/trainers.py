@@ -42,5 +42,7 @@ def transformer(task: TrialTask) -> Generator[Event, Answer, TrainResult]:
             micro_batches=task.micro_batches,
             branch_rungs=task.branch_rungs,
             known_rungs=task.known_rungs,
+            expected_iteration=task.from_iteration,
+            checkpoints=task.checkpoints,
         )
     )

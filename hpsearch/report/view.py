@@ -24,6 +24,7 @@ from hpsearch.storage.records import (
     TrialRecord,
     TrialState,
 )
+from hpsearch.text import printable, shortened
 
 if TYPE_CHECKING:
     from hpsearch.space.parameters import Searched
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 INFEASIBLE = "infeasible"
 """A complete trial whose reason starts with this word breaks a constraint of the study and is never best."""
+
+BRIEF = 60
+"""Columns of a value where several stand in one line."""
+
+CHOICES = 24
+"""Choices that are told of a parameter."""
 
 _CURVE_METRICS = ("val_bpb", "val_masked_bpb", "val_loss")
 
@@ -216,14 +223,16 @@ def told_range(parameter: Searched) -> str:
     from hpsearch.space.parameters import Choices
 
     if isinstance(parameter, Choices):
-        return f"one of {', '.join(map(word, parameter.choices))}"
+        more = len(parameter.choices) - CHOICES
+        told = ", ".join(map(word, parameter.choices[:CHOICES]))
+        return f"one of {told}{f' and {more} more' if more > 0 else ''}"
     step = f" in steps of {short(parameter.step)}" if parameter.step else ""
     return f"{short(parameter.low)} to {short(parameter.high)}{' (log)' if parameter.log else ''}{step}"
 
 
 def word(value: Any) -> str:
-    """A value as a space file writes it."""
-    return "null" if value is None else short(value)
+    """A value as a space file writes it, cut as `brief`."""
+    return "null" if value is None else brief(value)
 
 
 def finite(value: float | None) -> bool:
@@ -249,7 +258,7 @@ def undominated(trials: Iterable[TrialRecord], measures: Callable[[TrialRecord],
 
 
 def short(value: Any) -> str:
-    """A hyperparameter or a measurement for the eye: four digits, `3e-4`, `true`, a dash for nothing."""
+    """A hyperparameter or a measurement for the eye: four digits, `3e-4`, `true`, a dash for nothing, printable in any case."""
     if value is None:
         return "—"
     if isinstance(value, bool):
@@ -259,7 +268,7 @@ def short(value: Any) -> str:
     if isinstance(value, float):
         mantissa, _, exponent = f"{value:.4g}".partition("e")
         return f"{mantissa}e{int(exponent)}" if exponent else mantissa
-    return str(value)
+    return printable(str(value))
 
 
 def duration(seconds: float) -> str:
@@ -279,8 +288,13 @@ def searched_by(study: StudyRecord) -> str:
 
 
 def described(params: Mapping[str, Any]) -> str:
-    """What was proposed, in one line; what follows its default is left out."""
-    return ", ".join(f"{name} {short(value)}" for name, value in params.items() if value is not None)
+    """What was proposed, in one line; what follows its default is left out, and so is the end of a long text."""
+    return ", ".join(f"{printable(name)} {brief(value)}" for name, value in params.items() if value is not None)
+
+
+def brief(value: Any) -> str:
+    """`short`, cut at BRIEF columns."""
+    return shortened(short(value), BRIEF)
 
 
 def amount(value: float, unit: str) -> str:
@@ -296,7 +310,7 @@ def in_few_words(trial: TrialRecord, baseline: TrialRecord | None, limit: int = 
     """What the sampler proposed, as `name value`: first what differs from the baseline, `limit` of them at most."""
     usual = {} if baseline is None or baseline.number == trial.number else baseline.params
     names = sorted(trial.params, key=lambda name: name in usual and usual[name] == trial.params[name])
-    words = [f"{name} {short(trial.params[name])}" for name in names[:limit]]
+    words = [f"{printable(name)} {brief(trial.params[name])}" for name in names[:limit]]
     return [*words, f"and {len(names) - limit} more"] if len(names) > limit else words
 
 

@@ -9,7 +9,6 @@ text in the same order, and their differences are paired.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from pathlib import Path
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import CHECKPOINTS, TrialConfig
 from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, SlotInfo, SlotMessage, TrialTask
 from hpsearch.model.counting import count
@@ -26,6 +25,7 @@ from hpsearch.search.limits import Reached
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
 from hpsearch.storage.store import Store
 from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult, Warned
+from hpsearch.training.kept import remove_all
 
 POLL_S = 0.2
 MAX_TRIES = 3
@@ -254,7 +254,7 @@ class Confirmation:
         self._flops, self._seconds = self._flops + record.flops, self._seconds + record.seconds
         found = f"{self.study.objectives[0]} {value:.4f}" if math.isfinite(value) else f"diverged: {result.reason}"
         self.say(f"trial {work.trial.number} on seed {work.seed}: {found}")
-        shutil.rmtree(self.folder / "confirm" / work.folder_name / "checkpoints", ignore_errors=True)
+        remove_all(self.folder / "confirm" / work.folder_name / CHECKPOINTS)
 
     # While the database is away
 

@@ -26,7 +26,7 @@ from hpsearch.space.canonical import to_yaml
 from hpsearch.storage.records import AttemptRecord, DecisionRecord, Owner, RequestRecord, TrialRecord, TrialState
 from hpsearch.storage.transactions import storage_errors
 from hpsearch.text import storable
-from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
+from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
 
 POLL_S = 0.2
 REQUESTS_S = 1.0
@@ -198,13 +198,14 @@ class Coordinator:
 
     def _start(self, record: TrialRecord, slot: SlotInfo) -> None:
         study = self._study
-        from_iteration = max((saved.iteration for saved in self._ledger.checkpoints(record.number)), default=0)
+        from_iteration = self._begins_at(record)
         record = replace(record, state=TrialState.RUNNING, attempts=record.attempts + 1, reason="")
         attempt = AttemptRecord(
             record.number, record.attempts, slot.name, slot.host, slot.pid, started_at=0.0, from_iteration=from_iteration
         )
         self._ledger.start(record, attempt)
         folder = study.trial_folder(record.number)
+        study.require_folder()
         folder.mkdir(parents=True, exist_ok=True)
         set_ = {name: value for name, value in record.config.items() if value is not None}
         document = {"data": study.record.data, "hyperparameters": set_}  # `hpsearch train --config` reads it.
@@ -226,11 +227,32 @@ class Coordinator:
             known_rungs=record.rung,  # What an outage kept from being stored died with the coordinator that knew it.
             step_limit_s=self._step_limit_s,
             silence_s=SILENCE_S,
+            from_iteration=from_iteration,
+            checkpoints=study.checkpoints_of(record.number),
             own=study.workload.run(),
         )
         self._active[record.number] = _Active(record, attempt)
         self._executor.submit(slot, task)
         self._watcher.started(record, slot.name, from_iteration)
+
+    def _begins_at(self, record: TrialRecord) -> int:
+        """The step of the newest checkpoint that is still there, as far as can be told from here."""
+        saved, study = self._ledger.checkpoints(record.number), self._study
+        newest = max((each.iteration for each in saved), default=0)
+        if study.files_elsewhere:
+            return newest
+        there = max((each.iteration for each in saved if (study.folder / each.path).exists()), default=0)
+        if there < newest and not study.record.own:  # A trainer of one's own says so itself.
+            self._watcher.note(f"trial {record.number}: the checkpoint of step {newest} is gone; {_onward(there)}")
+        return there
+
+    def _on_began(self, active: _Active, iteration: int) -> None:
+        """The slot found other checkpoints than the coordinator thought."""
+        expected = active.attempt.from_iteration
+        active.attempt = replace(active.attempt, from_iteration=iteration)
+        self._ledger.save(active.attempt)
+        if iteration < expected:
+            self._watcher.note(f"trial {active.record.number}: {_onward(iteration)}, and not from step {expected}")
 
     def _pause_all(self) -> None:
         if not self._stopping:
@@ -316,6 +338,8 @@ class Coordinator:
                 self._ledger.checkpoint(active.record, event)
             case Warned(text):
                 self._watcher.note(f"trial {active.record.number}: {text}")
+            case Began(iteration):
+                self._on_began(active, iteration)
 
     def _on_point(self, active: _Active, point: EvalPoint) -> None:
         active.record = replace(
@@ -486,3 +510,7 @@ class Coordinator:
         if now - self._renewed > RENEW_S:
             self._study.store.renew(self._study.record.id, self._owner, LEASE_S)
             self._renewed = now
+
+
+def _onward(iteration: int) -> str:
+    return f"it goes on from step {iteration}" if iteration else "it begins anew"

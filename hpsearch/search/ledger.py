@@ -19,6 +19,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState as OptunaState
 
 from hpsearch.errors import BadInput
+from hpsearch.files import inside
 from hpsearch.search.auto import SO_FAR
 from hpsearch.search.samplers import PROPOSED_BY, suggest
 from hpsearch.search.study import Study
@@ -33,6 +34,7 @@ from hpsearch.storage.records import (
 )
 from hpsearch.storage.saving import Record
 from hpsearch.training.events import CheckpointSaved, EvalPoint
+from hpsearch.training.kept import checkpoint_folder, remove_all
 
 ENOUGH = "enough"
 """Where the study's record has, among its extras, when no more trials were worth it."""
@@ -184,7 +186,7 @@ class Ledger:
         attributes = study.storage.get_trial_system_attrs(trial._trial_id)
         record = TrialRecord(trial.number, TrialState.RUNNING, proposal, {}, self._proposer(trial.number, attributes))
         try:
-            prepared = study.prepare(proposal, trial.number)
+            prepared = study.prepare(proposal)
         except BadInput as error:
             # Only an enqueued configuration can be one that no model has, or that the budget does not pay for.
             record = replace(record, state=TrialState.FAILED, reason=str(error))
@@ -219,8 +221,7 @@ class Ledger:
             if study.record.own:
                 self._remove_own_checkpoints(record.number)
             else:
-                shutil.rmtree(study.trial_folder(record.number) / "checkpoints", ignore_errors=True)
-                self._remove_checkpoints(record.number)
+                self._remove_checkpoints(record)
             study.store.forget_checkpoints(self._id, record.number, token=self._token)
 
     def _describe(self, record: TrialRecord) -> None:
@@ -234,27 +235,30 @@ class Ledger:
         if record.constraints:  # The dashboard reads the older form only, and would show an infeasible trial as best.
             study.storage.set_trial_system_attr(trial_id, "constraints", list(record.constraints.values()))
 
-    def _remove_checkpoints(self, number: int) -> None:
-        """Those that a `save_dir` put elsewhere: file by file, as the folder may hold other things."""
-        for saved in self.checkpoints(number):
-            path = self._study.folder / saved.path
-            for useless in (path, path.with_name(f"{path.name}.sha256"), path.with_name("best.safetensors")):
-                with contextlib.suppress(OSError):
-                    useless.unlink()
+    def _remove_checkpoints(self, record: TrialRecord) -> None:
+        """Those that the built-in trainer wrote: file by file, as the folder may hold other things."""
+        number, study = record.number, self._study
+        with contextlib.suppress(BadInput):  # A link that leads out of the trial's folder: nothing of ours is behind it.
+            remove_all(
+                checkpoint_folder(record.config.get("save_dir"), study.trial_folder(number), study.checkpoints_of(number))
+            )
 
     def _remove_own_checkpoints(self, number: int) -> None:
         """Those that a trainer of one's own reported, as far as they are in the trial's folder: others may be anyone's."""
+        trial = Path("trials", f"{number:04d}")
         for saved in self.checkpoints(number):
-            path = self._study.folder / saved.path
-            if not path.is_relative_to(self._study.trial_folder(number)):
+            try:  # A row is no proof of where a file is.
+                path = inside(self._study.trial_folder(number), str(Path(saved.path).relative_to(trial)))
+            except ValueError:
                 continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def _relative(self, path: str) -> str:
         try:
             return str(Path(path).relative_to(self._study.folder))
         except ValueError:
-            return os.path.abspath(path)  # noqa: PTH100 - a save_dir outside the study's folder
+            return os.path.abspath(path)  # noqa: PTH100 - outside the study's folder

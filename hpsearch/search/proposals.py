@@ -24,14 +24,10 @@ def concrete(
     budget: BudgetRecord,
     cache_dir: Path,
     corpora: dict[int, Corpus],
-    *,
-    place: str = "",
 ) -> TrialConfig:
     """The concrete config of `proposal`: derived values, the tokenizer's size and what the budget decides.
 
-    corpora: texts already open, by vocabulary size; filled as needed. place: words of the trial's own, put before the name
-    of an absolute `log_file`, which the trials of all studies would share. (A relative one is below the trial's folder, and
-    training itself keeps the trials apart in a `save_dir`.)
+    corpora: texts already open, by vocabulary size; filled as needed.
     """
     settings = space.settings(proposal)
     corpus = open_text(space, settings, cache_dir, corpora)
@@ -46,9 +42,6 @@ def concrete(
     if space.parameters.get("eval_interval"):
         plan["eval_interval"] = draft.eval_interval  # Given beside max_iters: the evaluations follow from it.
     whole = plan | space.settings(proposal, plan) | {"vocab_size": corpus.tokenizer.vocab_size}
-    log = Path(str(whole.get("log_file") or "")).expanduser()
-    if place and log.is_absolute():
-        whole["log_file"] = str(log.with_name(f"{place}-{log.name}"))
     return TrialConfig.build(whole)
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import re
 import shutil
 import socket
 from collections.abc import Mapping
@@ -18,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from hpsearch import __version__
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
-from hpsearch.errors import BadInput, ConfigError, StudyGone
+from hpsearch.errors import BadInput, ConfigError, StoppedForNow, StudyGone
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
 from hpsearch.files import write_atomically
 from hpsearch.objectives import OBJECTIVES
-from hpsearch.places import require_folder, require_writable
+from hpsearch.places import require_writable
 from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
 from hpsearch.search.proposals import concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
@@ -35,8 +34,9 @@ from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
 from hpsearch.storage.engine import optuna_storage, sqlite_file, sqlite_url
+from hpsearch.storage.limits import LONGEST_NAME, longest_text, longest_value
 from hpsearch.storage.others import others_directions
-from hpsearch.storage.records import BudgetRecord, Owner, StudyRecord, TrialState
+from hpsearch.storage.records import STUDY_NAME, BudgetRecord, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import storage_errors
 
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     import optuna
 
     from hpsearch.storage.patient import PatientStorage
-
-NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def _lease_s() -> float:
@@ -87,6 +85,10 @@ class Request:
     """Studies whose trials inform the sampler. Empty: none, or those that the study was begun with."""
     trainer: FunctionTrainer | ProgramTrainer | None = None
     """Of one's own; the space is then one for such a trainer."""
+    checkpoints_dir: Path | None = None
+    """Where checkpoints go, a folder for each study and trial in it; None: in the trials' folders."""
+    files_elsewhere: bool = False
+    """Whether trials keep their files where this machine does not see them."""
 
 
 @dataclass
@@ -103,6 +105,8 @@ class Study:
     resumed: bool
     workload: Workload
     devices: tuple[str, ...] = ("cpu",)
+    checkpoints_dir: Path | None = None
+    files_elsewhere: bool = False
 
     @property
     def objective(self) -> str:
@@ -112,9 +116,19 @@ class Study:
     def trial_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"
 
-    def prepare(self, proposal: Mapping[str, Any], number: int) -> Prepared:
+    def require_folder(self) -> None:
+        """Raises StoppedForNow where the study's folder was taken away or replaced while it is worked on."""
+        if not self.folder.is_dir():
+            raise StoppedForNow(f"{self.folder}: the study's folder is gone; bring it back, then run the same command again")
+
+    def checkpoints_of(self, number: int) -> Path | None:
+        """Where a trial's checkpoints go by a person's command; None where the config says."""
+        place = self.checkpoints_dir
+        return None if place is None else place / self.folder.name / "trials" / f"{number:04d}"
+
+    def prepare(self, proposal: Mapping[str, Any]) -> Prepared:
         """A proposal as a trial, under the study's budget. Raises BadInput where none can be made of it."""
-        return self.workload.prepare(proposal, self.record.budget, f"{self.record.folder}-{number:04d}")
+        return self.workload.prepare(proposal, self.record.budget)
 
     def violation(self, proposal: Mapping[str, Any]) -> str | None:
         """Why a proposal cannot be a trial: a rule or constraint that it breaks, or a budget that does not pay for it."""
@@ -142,7 +156,7 @@ class Study:
         """Undo the creation of a study that turned out to be impossible before its first trial."""
         self.storage.delete_study(self.storage.get_study_id_from_name(self.record.name))
         self.store.delete_study(self.record.id)
-        shutil.rmtree(self.folder)
+        remove_study(self.folder)
 
     def freeze_budget(self, flops_per_s: float, speed_config: str, token: str) -> None:
         """Note the speed that was measured, and turn device-seconds into FLOPs with it, once and for all trials."""
@@ -185,7 +199,7 @@ def check(request: Request) -> Checked:
     """Find everything that is wrong with a request before anything is written. Raises BadInput."""
     if request.seed is not None and not 0 <= request.seed <= MOST_SEED:
         raise BadInput(f"--seed {request.seed}: give a whole number from 0 to {MOST_SEED}")
-    if not NAME.fullmatch(request.name):
+    if not STUDY_NAME.fullmatch(request.name):
         raise BadInput(
             f"--study '{request.name[:140]}': a study's name has 1 to 128 characters out of letters, digits, '.', '_' and '-'"
         )
@@ -218,7 +232,6 @@ def check(request: Request) -> Checked:
     broken = outside(space, baseline)
     if broken:
         raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
-    _require_outputs(space, baseline)
     begun = not request.earlier or _begun(request)
     earlier = () if begun else tuple(read(request.earlier, request.name, space))
     workload = LanguageModel(space, request.cache_dir, corpora)
@@ -230,6 +243,15 @@ def check(request: Request) -> Checked:
         baseline=baseline,
         corpus=corpus,
     )
+
+
+def remove_study(folder: Path) -> bool:
+    """Remove a study's folder with all that is in it; whether it is gone. Of a link to one elsewhere only the link goes."""
+    if folder.is_symlink():
+        folder.unlink()
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def _has_curve(space: SearchSpace) -> bool:
@@ -247,18 +269,6 @@ def _require_curve(request: Request) -> None:
             )
 
 
-def _require_outputs(space: SearchSpace, baseline: TrialConfig) -> None:
-    """Refuse places outside the study's folder that cannot be written: every trial would fail by them."""
-    for name, written in (("save_dir", baseline.save_dir), ("log_file", baseline.log_file)):
-        path = Path(written or "").expanduser()
-        if not path.is_absolute():
-            continue
-        try:
-            require_folder(name, path if name == "save_dir" else path.parent)
-        except BadInput as error:
-            raise space.parameters[name].place.error(str(error)) from None
-
-
 def _check_own(request: Request) -> Checked:
     space, place = request.space, request.space.document.place
     if request.trainer is None:
@@ -269,6 +279,8 @@ def _check_own(request: Request) -> Checked:
         raise place.error("this space is for the built-in model; one for a trainer of your own says `trainer: own`")
     if request.earlier:
         raise BadInput("--from: only studies of the built-in model learn from one another; leave it out")
+    if request.checkpoints_dir is not None:
+        raise BadInput("--checkpoints-dir: a trainer of your own keeps its checkpoints where it likes; leave it out")
     workload = OwnTrainer(space, request.trainer)
     workload.check(request.scheduler)
     _require_storage(request)
@@ -285,7 +297,8 @@ def _begun(request: Request) -> bool:
 
 
 def _require_storage(request: Request) -> None:
-    """Refuse a database that cannot be used, and the name of a study that another program made in it."""
+    """Refuse a database that cannot be used or not hold the space, and the name of a study that another program made in it."""
+    _require_room(request)
     default = request.studies_dir / "hpsearch.db"
     if not request.storage_url:
         return  # Only a price is asked for.
@@ -300,6 +313,40 @@ def _require_storage(request: Request) -> None:
             f"study '{request.name}' was made by another program in this database, to {' and '.join(theirs)}; "
             "start another study with --study NAME"
         )
+
+
+def _require_room(request: Request) -> None:
+    """Refuse a space that the database cannot hold. Raises SpaceError."""
+    from optuna.distributions import distribution_to_json
+
+    space = request.space
+    names = {parameter.name: parameter.place for parameter in space.searched}
+    for name, place in (dict.fromkeys(space.objectives, space.document.place) | names).items():
+        if len(name) > LONGEST_NAME:
+            raise place.error(
+                f"the name '{name[:40]}…' has {len(name)} characters, and Optuna keeps {LONGEST_NAME}; shorten it"
+            )
+    if not request.storage_url:
+        return  # Only a price is asked for.
+    most, text = longest_value(request.storage_url), longest_text(request.storage_url)
+    if most is None or text is None:
+        return
+    advice = "shorten them, or use PostgreSQL or SQLite"
+    distributions = space.distributions()
+    proposal = 2
+    for parameter in space.searched:
+        choices = [len(json.dumps(each)) for each in getattr(parameter, "choices", ())]
+        proposal += len(json.dumps(parameter.name)) + max(choices, default=24) + 4
+        size = len(distribution_to_json(distributions[parameter.name]))
+        if size > most:
+            raise parameter.place.error(
+                f"the choices of {parameter.name} take {size:,} bytes, and MySQL keeps {most:,}; {advice}"
+            )
+    if proposal > most:
+        raise space.document.place.error(f"a configuration takes up to {proposal:,} bytes, and MySQL keeps {most:,}; {advice}")
+    size = len(space.to_yaml().encode())
+    if size > text:
+        raise space.document.place.error(f"the space takes {size:,} bytes, and MySQL is given {text:,} at most; {advice}")
 
 
 def _constraints_place(space: SearchSpace) -> Place:
@@ -364,6 +411,8 @@ def _open(
         resumed=resumed,
         workload=checked.workload,
         devices=request.devices,
+        checkpoints_dir=request.checkpoints_dir and request.checkpoints_dir.absolute(),
+        files_elsewhere=request.files_elsewhere,
     )
     law = opened.workload.law(lambda: opened.record.budget)
     earlier = kept(record)

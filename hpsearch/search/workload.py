@@ -51,7 +51,7 @@ class Workload(Protocol):
     def run(self, seed: int = 0) -> OwnRun | None:
         """What a slot is told beside the config; None for the built-in model."""
 
-    def prepare(self, proposal: Mapping[str, Any], budget: BudgetRecord, place: str) -> Prepared:
+    def prepare(self, proposal: Mapping[str, Any], budget: BudgetRecord) -> Prepared:
         """A proposal as a trial. Raises BadInput where none can be made of it."""
 
     def require(self, proposal: Mapping[str, Any], budget: BudgetRecord) -> None:
@@ -94,8 +94,8 @@ class LanguageModel:
     def run(self, seed: int = 0) -> OwnRun | None:
         return None
 
-    def prepare(self, proposal: Mapping[str, Any], budget: BudgetRecord, place: str) -> Prepared:
-        config = concrete(self.space, proposal, budget, self.cache_dir, self.corpora, place=place)
+    def prepare(self, proposal: Mapping[str, Any], budget: BudgetRecord) -> Prepared:
+        config = concrete(self.space, proposal, budget, self.cache_dir, self.corpora)
         broken = outside(self.space, config)
         if broken:
             raise BadInput(broken)
@@ -158,7 +158,7 @@ class OwnTrainer:
         assert self.space.budget.amount is not None
         return OwnRun(self.given, int(self.space.budget.amount), self.space.budget.evaluations, seed)
 
-    def prepare(self, proposal: Mapping[str, Any], budget: BudgetRecord, place: str) -> Prepared:
+    def prepare(self, proposal: Mapping[str, Any], budget: BudgetRecord) -> Prepared:
         self.require(proposal, budget)
         settings = self.space.settings(proposal)
         return Prepared({name: settings.get(name) for name in self.space.parameters})

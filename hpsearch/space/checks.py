@@ -16,6 +16,8 @@ from hpsearch.space.source import Place
 from hpsearch.space.space import DRAWS, Rule, SearchSpace
 
 SAMPLING = ("temperature", "top_k", "top_p")
+PLACES = ("save_dir", "log_file")
+"""Their value is wrong by itself, whatever the priors are."""
 TRIED = 2_000
 """Cases in which an expression is tried for errors."""
 
@@ -248,6 +250,8 @@ def _check_baseline(space: SearchSpace) -> None:
         culprit = _place_of(space, misfit.name)
         if misfit.name in shape and all(_misshapen(space, case) for case in space.cases(shape)):
             raise culprit.error(f"no configuration can be built: {misfit}{_counted(space, shape)}; change one of them")
+        if misfit.name in PLACES:
+            raise culprit.error(str(misfit))
         raise culprit.error(f"the baseline (the priors) cannot be trained: {misfit}; change a prior")
 
 

@@ -6,14 +6,23 @@ transaction starts with BEGIN IMMEDIATE: a deferred one that reads before it wri
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
+import os
 import re
+import sqlite3
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from hpsearch.errors import BadInput, did_you_mean
+from hpsearch.storage.jsons import json_text, json_value
+from hpsearch.storage.options import driver_options
+from hpsearch.storage.reading import ReadingConnection, connect_to_file, only_readable, to_be_copied
 
 if TYPE_CHECKING:
     from hpsearch.storage.patient import PatientStorage
@@ -26,6 +35,8 @@ FROZEN_S = 60
 
 _SPELLINGS = {"postgres": "postgresql", "mariadb": "mysql"}  # mysql: Optuna knows no dialect of the other name.
 _DRIVERS = {"sqlite": ("pysqlite",), "postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql", "mysqldb")}
+_PACKAGES = {"psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
+"""What brings a driver that no extra of ours does."""
 _FORMS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or mysql://USER:PASSWORD@HOST/DATABASE"
 _SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
 
@@ -66,7 +77,9 @@ def parse_url(url: str) -> URL:
         raise BadInput(f"{masked(url)}: unknown kind of database '{scheme}'{near or f'; write {_FORMS}'}")
     driver = driver or _DRIVERS[scheme][0]
     if driver not in _DRIVERS[scheme]:
-        raise BadInput(f"{masked(url)}: the driver '{driver}' is not supported; leave it out, or use {_DRIVERS[scheme][0]}")
+        raise BadInput(
+            f"{masked(url)}: the driver '{driver}' is not supported; leave it out, or use {' or '.join(_DRIVERS[scheme])}"
+        )
     if scheme == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise BadInput(f"{masked(url)}: a database in memory is gone when the command ends; write sqlite:///FILE")
@@ -81,15 +94,22 @@ def parse_url(url: str) -> URL:
             raise BadInput(f"{masked(url)}: {path} is neither a file nor free for one; name another")
     elif parsed.port is not None and not 0 < parsed.port < 65536:
         raise BadInput(f"{masked(url)}: {parsed.port} is no port; give one from 1 to 65535")
+    try:
+        driver_options(driver, parsed.query)
+    except ValueError as error:
+        raise BadInput(f"{masked(url)}: after the '?', {error}") from None
     return parsed.set(drivername=f"{scheme}+{driver}")
 
 
 def _options(url: URL) -> dict[str, Any]:
     """Keyword arguments of `create_engine`."""
     # A statement's parameters hold the token of a lease, which steers the study.
-    options: dict[str, Any] = {"hide_parameters": True}
+    options: dict[str, Any] = {"hide_parameters": True, "json_serializer": json_text, "json_deserializer": json_value}
     if url.get_backend_name() == "sqlite":
-        return options | {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+        file = Path(url.database or "")
+        options["creator"] = functools.partial(connect_to_file, file, BUSY_TIMEOUT_S)
+        # What is only readable for this process is written by another one: each transaction looks at it anew.
+        return options | ({"poolclass": NullPool} if only_readable(file) and not to_be_copied(file) else {})
     if url.get_backend_name() == "postgresql":
         # A server that vanished without closing its connections must not hold a coordinator, and its slots with it, for the
         # system's 15 minutes.
@@ -99,15 +119,19 @@ def _options(url: URL) -> dict[str, Any]:
             "keepalives_interval": 10,
             "tcp_user_timeout": 20_000,
         }
+        if url.get_driver_name() == "psycopg":
+            # A prepared statement belongs to a session, and a pool such as pgbouncer's gives each transaction another one.
+            connect["prepare_threshold"] = None
     else:
         connect = {"connect_timeout": 10, "read_timeout": 120, "write_timeout": 120, "charset": "utf8mb4"}
-        if url.get_driver_name() == "pymysql" and url.password is not None:
+        if url.get_driver_name() == "pymysql" and url.password is not None and "password" not in url.query:
             connect["password"] = str(url.password).encode()  # of text the driver takes only what Latin-1 has
     return options | {
         "pool_pre_ping": True,
         # Every transaction here ends itself; one more ROLLBACK costs a round trip, and complains where the server is gone.
         "pool_reset_on_return": None,
-        "connect_args": {key: value for key, value in connect.items() if key not in url.query},
+        "connect_args": {key: value for key, value in connect.items() if key not in url.query}
+        | driver_options(url.get_driver_name(), url.query),
     }
 
 
@@ -138,24 +162,67 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
 
     def begin(connection: Connection) -> None:
         immediate = always_immediate or connection.get_execution_options().get("writes")
+        raw: object = connection.connection.dbapi_connection
+        if isinstance(raw, ReadingConnection):
+            immediate = False  # It would be refused though nothing is written in it.
+        elif immediate:
+            _written.add(Path(engine.url.database or ""))
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     def do_connect(dialect: Dialect, _record: object, positional: Any, named: Any) -> Any:
         try:
             return dialect.connect(*positional, **named)
-        except (OSError, TypeError, ValueError, dialect.loaded_dbapi.ProgrammingError) as error:
+        except (OSError, TypeError, ValueError, LookupError, AttributeError, dialect.loaded_dbapi.ProgrammingError) as error:
             # What a server or a network says comes as other errors: this is an option that the driver cannot take.
             raise _refused_options(engine.url, error) from None
 
-    event.listen(engine, "do_connect", do_connect)
     event.listen(engine, "connect", connect)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "begin", begin)
+    else:
+        event.listen(engine, "do_connect", do_connect)
+    _engines.add(engine)
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_written: set[Path] = set()
+"""SQLite files that this process wrote, or may have written, and has not settled since."""
+_SETTLING_S = 2.0
+"""How long to wait for readers and writers of other processes before the log is left to them."""
+
+
+def settle() -> None:
+    """Bring what this process wrote to SQLite from the log (the `-wal` file) into the file itself: a copy of it is then whole.
+
+    As much of it as other processes that read or write at this moment allow; nothing where the file cannot be written now.
+    """
+    while _written:
+        path = _written.pop()
+        wal = Path(f"{path}-wal")
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if wal.stat().st_size and not only_readable(path):
+                with contextlib.closing(sqlite3.connect(path, timeout=_SETTLING_S)) as connection:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _close_all(process: int) -> None:
+    """At the end of this process: close its connections, the last of which removes SQLite's log."""
+    if os.getpid() != process:
+        return  # A copy of it: the connections are the other one's.
+    for engine in list(_engines):
+        engine.dispose()
+    settle()
+
+
+atexit.register(_close_all, os.getpid())
 
 
 def _missing_driver(url: URL) -> BadInput:
-    extra = url.get_backend_name()
-    return BadInput(f"{masked(url)}: its driver {url.get_driver_name()} is missing; run: pip install 'hpsearch[{extra}]'")
+    driver = url.get_driver_name()
+    remedy = f"run: pip install 'hpsearch[{url.get_backend_name()}]'"
+    if driver in _PACKAGES:
+        remedy = f"run: pip install {_PACKAGES[driver]}, or leave '+{driver}' out of the URL"
+    return BadInput(f"{masked(url)}: its driver {driver} is missing; {remedy}")
 
 
 def _refused_options(url: URL, error: Exception) -> BadInput:

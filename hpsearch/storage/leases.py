@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select, update
@@ -17,11 +19,13 @@ from hpsearch.errors import StudyGone, StudyOwned
 from hpsearch.storage.records import Owner
 from hpsearch.storage.tables import studies
 from hpsearch.storage.transactions import now
+from hpsearch.text import storable
 
 _NOBODY: dict[str, Any] = {
     "lease_host": None,
     "lease_pid": None,
     "lease_process_start": None,
+    "lease_namespace": None,
     "lease_token": None,
     "lease_expires_at": None,
 }
@@ -44,17 +48,41 @@ def _process_start(pid: int) -> float | None:
         return None
 
 
+def _namespace() -> str:
+    """Where this process's id means this process: one start of one machine, and of its namespaces of process ids one.
+
+    Two containers may have one host name, and each process ids of its own. Empty where it cannot be told.
+    """
+    if sys.platform != "linux":
+        return "host"
+    try:
+        if int(Path("/proc/self").readlink().name) != os.getpid():
+            return ""  # /proc is that of another namespace, and what it says is about other processes.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except (OSError, ValueError):
+        return ""
+
+
 def this_process() -> Owner:
     """The calling process as an owner, with a fresh token."""
-    pid = os.getpid()
-    start = _process_start(pid)
-    assert start is not None
-    return Owner(host=socket.gethostname(), pid=pid, process_start=start, token=secrets.token_hex(16))
+    namespace = _namespace()
+    start = _process_start(os.getpid()) if namespace else None
+    return Owner(
+        host=storable(socket.gethostname()),
+        pid=os.getpid(),
+        process_start=start or 0.0,
+        token=secrets.token_hex(16),
+        namespace=namespace if start is not None else "",
+    )
 
 
 def _dead(owner: Owner) -> bool:
-    """Whether `owner` ran on this host and is gone; its process id may belong to another process by now."""
-    if owner.host != socket.gethostname():
+    """Whether `owner` is known to be gone; its process id may belong to another process by now.
+
+    Only a process of the same host and the same namespace can be looked for; of others the lease's end tells.
+    """
+    if owner.host != storable(socket.gethostname()) or not owner.namespace or owner.namespace != _namespace():
         return False
     start = _process_start(owner.pid)
     return start is None or abs(start - owner.process_start) > _START_TOLERANCE_S
@@ -66,6 +94,7 @@ def _row(connection: Connection, study_id: int, *, lock: bool) -> RowMapping:
         studies.c.lease_host,
         studies.c.lease_pid,
         studies.c.lease_process_start,
+        studies.c.lease_namespace,
         studies.c.lease_token,
         studies.c.lease_expires_at,
     ).where(studies.c.id == study_id)
@@ -78,7 +107,9 @@ def _row(connection: Connection, study_id: int, *, lock: bool) -> RowMapping:
 def _owner(row: RowMapping) -> Owner | None:
     if row["lease_token"] is None:
         return None
-    return Owner(row["lease_host"], row["lease_pid"], row["lease_process_start"], row["lease_token"])
+    return Owner(
+        row["lease_host"], row["lease_pid"], row["lease_process_start"], row["lease_token"], row["lease_namespace"] or ""
+    )
 
 
 def live_owner(connection: Connection, study_id: int, *, lock: bool = False) -> Owner | None:
@@ -105,6 +136,7 @@ def acquire(connection: Connection, study_id: int, owner: Owner, ttl_s: float) -
             lease_host=owner.host,
             lease_pid=owner.pid,
             lease_process_start=owner.process_start,
+            lease_namespace=owner.namespace,
             lease_token=owner.token,
             lease_expires_at=now(connection) + ttl_s,
         )

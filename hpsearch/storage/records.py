@@ -6,6 +6,7 @@ Times are seconds since 1970 on the database's own clock (UTC); durations are se
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from hpsearch.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     from hpsearch.hyperparameter import Hyperparameter
+
+
+STUDY_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class TrialState(enum.StrEnum):
@@ -68,7 +72,7 @@ class StudyRecord:
     threads: int
     """Threads of one slot; a CPU run repeats bit for bit only with the same number."""
     folder: str
-    """Folder of the study below the studies folder: `<study id>-<name>`; empty until the store gave the id."""
+    """Folder of the study below the studies folder: `<study id>-<name>`; not said until the store gave the id."""
     trials_target: int
     """Total of trials asked so far; the only field that a later run may raise."""
     id: int = 0
@@ -79,6 +83,12 @@ class StudyRecord:
     """What pauses and promotes trials."""
     extras: dict[str, Any] = field(default_factory=dict)
     """What was noted about the study since, by topic: `forecast`."""
+
+    def __post_init__(self) -> None:
+        """A folder in a row decides what is written and removed, so it is one of this study's id, whatever the row says."""
+        if self.id and not re.fullmatch(rf"{self.id:04d}-{STUDY_NAME.pattern}", self.folder):
+            name = self.name if STUDY_NAME.fullmatch(self.name) else "study"
+            object.__setattr__(self, "folder", f"{self.id:04d}-{name}")
 
     @property
     def own(self) -> bool:
@@ -238,3 +248,5 @@ class Owner:
     """When that process started on its host's clock: a process id alone is used again by the system."""
     token: str
     """Random; every write of the coordinator is fenced by it."""
+    namespace: str = ""
+    """Where `pid` means that process: a host name may be that of several containers. Empty where nobody knows."""

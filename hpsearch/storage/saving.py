@@ -74,8 +74,10 @@ def _save_attempt(connection: Connection, row: dict[str, Any], time: float) -> N
         end["ended_at"] = time
     if connection.execute(select(attempts.c.attempt).where(key)).one_or_none() is None:
         connection.execute(insert(attempts).values(row | end | {"started_at": row["started_at"] or time}))
-    elif end["ended_at"] is not None:
-        connection.execute(update(attempts).where(key, attempts.c.ended_at.is_(None)).values(end))
+    else:
+        new = end if end["ended_at"] is not None else {}
+        new = new | {"from_iteration": row["from_iteration"]}  # The slot may know better than its coordinator did.
+        connection.execute(update(attempts).where(key, attempts.c.ended_at.is_(None)).values(new))
 
 
 def _replace(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:

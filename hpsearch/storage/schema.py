@@ -6,75 +6,163 @@ Alembic is imported only to make or to upgrade: an opening reads one row.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from sqlalchemy import Connection, Select, func, inspect, select, text
+from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 
-from hpsearch.errors import BadInput, StorageUnreachable
+from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
 from hpsearch.storage.engine import make_engine, masked, optuna_url
+from hpsearch.storage.reading import only_readable
 from hpsearch.storage.tables import REVISION, VERSION_TABLE
-from hpsearch.storage.transactions import Database
+from hpsearch.storage.transactions import Database, passing
+
+T = TypeVar("T")
 
 _FIRST = "0001"
 _ADVISORY_KEY = 0x68707365  # "hpse"
-_LOCK_WAIT_S = 100  # below the driver's read timeout
+_LOCK_WAIT_S = 100.0
+"""How long to wait for another process that makes tables, which takes it a second or so."""
+_LOCK_SILENT_S = 10.0
+"""After how long a person is told what is waited for."""
+_LOCK_POLL_S = 0.02
+_SERVER_WAIT_S = 30
+"""How long one try waits inside the server, which serves those who wait in their order."""
+_LOCK_SUFFIX = "-setup"
+"""Of the file beside a SQLite database that is there while a process holds the lock."""
+
+_log = logging.getLogger("hpsearch.storage")
 
 
 @contextlib.contextmanager
 def setup_lock(database: Database) -> Iterator[None]:
     """Hold what only one process at a time may do: making tables, creating a study. Ends with the process that holds it.
 
-    On SQLite it is a lock on the database's folder, so that no other file is left behind; on a server, the server's own.
+    On SQLite it is a lock on a file beside the database that only who can write there can open, and that is gone afterwards; on
+    a server, the server's own. Raises StorageUnreachable where another process holds it for `_LOCK_WAIT_S`.
     """
     if database.engine.dialect.name == "sqlite":
-        with _folder_lock(Path(database.url.database or "").parent, masked(database.url)):
+        file = Path(database.url.database or "")
+        if only_readable(file):
+            yield  # Nothing can be made there.
+            return
+        with _file_lock(file, masked(database.url)):
             yield
         return
+    # PostgreSQL's lock is its transaction's: a pool such as pgbouncer's may give each transaction another session.
     connection = database.patiently(database.engine.connect)
     try:
-        release = database.patiently(lambda: _take_lock(connection))
+        held = _wait_for(lambda: database.patiently(lambda: _take_lock(connection)), masked(database.url))
         try:
             yield
         finally:
-            connection.execute(release)
+            if held != "transaction":
+                connection.execute(select(func.release_lock(held)))
             connection.commit()
     finally:
         connection.close()
 
 
-@contextlib.contextmanager
-def _folder_lock(folder: Path, where: str) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
+def _wait_for(attempt: Callable[[], T | None], where: str, holds: str = "", holder: Callable[[], object] = lambda: None) -> T:
+    """What `attempt` returns once it is not None.
+
+    holds: how a person finds who holds it. holder: changes when another one does, and then all is well; None: nobody knows.
+    """
+    began, told, last = time.monotonic(), False, holder()
+    while (got := attempt()) is None:
+        waited, now = time.monotonic() - began, holder()
+        if now != last:
+            began, told, last = time.monotonic(), False, now
+        elif waited > _LOCK_WAIT_S:
             raise StorageUnreachable(
-                f"{where}: the folder {folder} cannot be locked ({error.strerror}): SQLite needs a local disk; "
-                "use PostgreSQL where several machines share a folder"
-            ) from error
+                f"{where}: another process has been setting it up for {_LOCK_WAIT_S:.0f} s{holds}; end that process"
+            )
+        elif waited > _LOCK_SILENT_S and not told:
+            _log.warning("%s: waiting for another process that is setting it up%s", where, holds)
+            told = True
+        time.sleep(_LOCK_POLL_S)
+    return got
+
+
+@contextlib.contextmanager
+def _file_lock(database: Path, where: str) -> Iterator[None]:
+    """Whoever can open a file can lock it, and a folder can be opened by all who may read it: this file only to be written."""
+    path = Path(f"{database}{_LOCK_SUFFIX}")
+    holds = f" (see `fuser {path}`)"
+    handle = _wait_for(lambda: _lock_file(path, where), where, holds, lambda: _made(path))
+    try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # Its folder may be gone.
+            path.unlink()  # First: whoever waits for it finds that the file is another one, and begins anew.
         os.close(handle)
 
 
-def _take_lock(connection: Connection) -> Select[Any]:
-    """Wait for the server's lock, which belongs to the session; the statement that gives it back."""
+def _made(path: Path) -> tuple[int, int] | None:
+    """By which one file of this name is told from the next."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _lock_file(path: Path, where: str) -> int | None:
+    """The descriptor of `path`, made and locked; None while another process has it."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o200)
+    except PermissionError:
+        if os.access(path.parent, os.W_OK) and path.exists():
+            return None  # Another user of this folder is at it.
+        raise BadInput(f"{where}: its folder {path.parent} cannot be written; change its permissions or name another") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoppedForNow(f"{where}: the disk is full; free some space and run the same command again") from None
+        raise BadInput(f"{where}: {path} cannot be made ({error.strerror}); name another place") from None
+    try:
+        with contextlib.suppress(OSError):  # Not the one who made it.
+            os.fchmod(handle, 0o200 | (path.parent.stat().st_mode & 0o022))  # Those who may write in the folder.
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held, there = os.fstat(handle), path.stat()
+        if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        os.close(handle)
+        raise StorageUnreachable(
+            f"{where}: {path} cannot be locked ({error.strerror}): SQLite needs a local disk; "
+            "use PostgreSQL where several machines share a folder"
+        ) from error
+    os.close(handle)
+    return None
+
+
+def _take_lock(connection: Connection) -> str | None:
+    """Take the server's lock; None after a while. Returns its name where the session has it, else `transaction`."""
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_lock(_ADVISORY_KEY)))
-        release = select(func.pg_advisory_unlock(_ADVISORY_KEY))
-    else:
-        url = connection.engine.url
-        name = f"hpsearch {url.database}"[:64]  # MySQL's lock names belong to the server, not to a database
-        if connection.execute(select(func.get_lock(name, _LOCK_WAIT_S))).scalar() != 1:
-            raise StorageUnreachable(f"{masked(url)}: another process has been setting it up for {_LOCK_WAIT_S} s")
-        release = select(func.release_lock(name))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_SERVER_WAIT_S}s'"))
+        # The transaction does nothing else until it ends, and must not be cut for that.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        try:
+            connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_KEY)))
+        except DBAPIError as error:
+            connection.rollback()
+            if not passing(error):
+                raise
+            return None
+        return "transaction"
+    name = f"hpsearch {connection.engine.url.database}"[:64]  # MySQL's lock names belong to the server, not to a database
+    got = connection.execute(select(func.get_lock(name, _SERVER_WAIT_S))).scalar()
     connection.commit()
-    return release
+    return name if got == 1 else None
 
 
 _MARKS = {VERSION_TABLE: {"version_num"}, "studies": {"study_id", "study_name"}, "trials": {"trial_id", "study_id"}}

@@ -27,18 +27,23 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
 )
+from sqlalchemy.types import TypeEngine
 
+from hpsearch.errors import BadInput
 from hpsearch.storage.records import BudgetRecord, TrialState
 from hpsearch.text import storable
 
-REVISION = "0002"
+REVISION = "0003"
 VERSION_TABLE = "hps_alembic_version"  # Optuna's is `alembic_version`
 
 metadata = MetaData()
 
 
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    try:
+        return value if value is not None and math.isfinite(value) else None
+    except OverflowError:  # A whole number beyond every float.
+        return None
 
 
 class Measured(TypeDecorator[float]):
@@ -48,7 +53,8 @@ class Measured(TypeDecorator[float]):
     cache_ok = True
 
     def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
-        return _finite(value)
+        finite = _finite(value)
+        return None if finite is None else float(finite)  # MySQL cuts a whole number of more than 65 digits.
 
     def process_result_value(self, value: float | None, dialect: Dialect) -> float:
         return math.nan if value is None else value
@@ -122,35 +128,79 @@ class Prose(TypeDecorator[str]):
         return None if value is None else storable(value)
 
 
+class Line(TypeDecorator[str]):
+    """A text of at most `length` characters, of which servers take no more: the rest of a longer one is left out."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable(value)[: self.length]
+
+
+class Name(Line):
+    """What a row is looked up by: never cut, as a longer text is another name."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable(value)
+
+
+class Whole(TypeDecorator[int]):
+    """A whole number that a column of so many bits has, on every database. Raises BadInput for another one."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def __init__(self, bits: int = 64) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Integer() if self.bits == 32 else BigInteger())
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
+        if value is not None and not -(2 ** (self.bits - 1)) <= value < 2 ** (self.bits - 1):
+            told = str(value) if abs(value) < 10**30 else f"of {len(f'{abs(value):x}') * 4} bits"
+            raise BadInput(f"the whole number {told} cannot be stored: a database holds {self.bits} bits")
+        return value
+
+
 studies = Table(
     "hps_studies",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("name", String(128), nullable=False, unique=True),
+    Column("name", Name(128), nullable=False, unique=True),
     Column("space_text", Prose, nullable=False),
-    Column("space_digest", String(255), nullable=False),
+    Column("space_digest", Line(255), nullable=False),
     Column("objectives", Items, nullable=False),
     Column("data", JSON, nullable=False),
-    Column("data_fingerprint", String(255), nullable=False),
+    Column("data_fingerprint", Line(255), nullable=False),
     Column("budget", Budget, nullable=False),
-    Column("sampler", String(255), nullable=False),
-    Column("pruner", String(255), nullable=False),
-    Column("seed", BigInteger, nullable=False),
+    Column("sampler", Line(255), nullable=False),
+    Column("pruner", Line(255), nullable=False),
+    Column("seed", Whole(), nullable=False),
     Column("versions", JSON, nullable=False),
-    Column("host", String(255), nullable=False),
-    Column("device", String(255), nullable=False),
-    Column("threads", Integer, nullable=False),
-    Column("folder", String(255), nullable=False),
-    Column("trials_target", Integer, nullable=False),
+    Column("host", Line(255), nullable=False),
+    Column("device", Line(255), nullable=False),
+    Column("threads", Whole(32), nullable=False),
+    Column("folder", Line(255), nullable=False),
+    Column("trials_target", Whole(32), nullable=False),
     Column("created_at", Double, nullable=False),
     Column("finished_reason", Prose, nullable=False),
-    Column("scheduler", String(255), nullable=False),
+    Column("scheduler", Line(255), nullable=False),
     Column("extras", Extras),
     # The lease. In the study's row, because the lock on that row is what orders a coordinator's writes and a take-over.
-    Column("lease_host", String(255)),
-    Column("lease_pid", BigInteger),
+    Column("lease_host", Line(255)),
+    Column("lease_pid", Whole()),
     Column("lease_process_start", Double),
-    Column("lease_token", String(255)),
+    Column("lease_namespace", Line(255)),
+    Column("lease_token", Line(255)),
     Column("lease_expires_at", Double),
     sqlite_autoincrement=True,  # the id of a deleted study must not come again: its folder may still be there
 )
@@ -163,22 +213,22 @@ trials = Table(
     Column("state", State, nullable=False),
     Column("params", JSON, nullable=False),
     Column("config", JSON, nullable=False),
-    Column("proposed_by", String(255), nullable=False),
+    Column("proposed_by", Line(255), nullable=False),
     Column("values", Items),
     Column("metrics", Metrics, nullable=False),
-    Column("rung", Integer, nullable=False),
-    Column("iteration", BigInteger, nullable=False),
-    Column("tokens", BigInteger, nullable=False),
+    Column("rung", Whole(32), nullable=False),
+    Column("iteration", Whole(), nullable=False),
+    Column("tokens", Whole(), nullable=False),
     Column("flops", Measured),
     Column("seconds", Measured),
     Column("reason", Prose, nullable=False),
-    Column("attempts", Integer, nullable=False),
+    Column("attempts", Whole(32), nullable=False),
     Column("sample", Prose, nullable=False),
-    Column("num_parameters", BigInteger, nullable=False),
+    Column("num_parameters", Whole(), nullable=False),
     Column("started_at", Double),
     Column("ended_at", Double),
     Column("constraints", Metrics),
-    Column("micro_batches", Integer),
+    Column("micro_batches", Whole(32)),
     Column("told", Boolean, nullable=False),
     Index("hps_trials_by_state", "study_id", "state"),
 )
@@ -200,21 +250,21 @@ def _of_trial(name: str, *columns: Column[Any]) -> Table:
 attempts = _of_trial(
     "hps_attempts",
     Column("attempt", Integer, primary_key=True, autoincrement=False),
-    Column("slot", String(255), nullable=False),
-    Column("host", String(255), nullable=False),
-    Column("pid", BigInteger, nullable=False),
+    Column("slot", Line(255), nullable=False),
+    Column("host", Line(255), nullable=False),
+    Column("pid", Whole(), nullable=False),
     Column("started_at", Double, nullable=False),
-    Column("from_iteration", BigInteger, nullable=False),
+    Column("from_iteration", Whole(), nullable=False),
     Column("ended_at", Double),
-    Column("outcome", String(255), nullable=False),
+    Column("outcome", Line(255), nullable=False),
     Column("reason", Prose, nullable=False),
 )
 
 points = _of_trial(
     "hps_points",
-    Column("rung", Integer, primary_key=True, autoincrement=False),
-    Column("iteration", BigInteger, nullable=False),
-    Column("tokens", BigInteger, nullable=False),
+    Column("rung", Whole(32), primary_key=True, autoincrement=False),
+    Column("iteration", Whole(), nullable=False),
+    Column("tokens", Whole(), nullable=False),
     Column("flops", Measured),
     Column("seconds", Measured),
     Column("train_loss", Measured),
@@ -226,16 +276,16 @@ points = _of_trial(
 
 decisions = _of_trial(
     "hps_decisions",
-    Column("rung", Integer, primary_key=True, autoincrement=False),
-    Column("action", String(16), primary_key=True),
+    Column("rung", Whole(32), primary_key=True, autoincrement=False),
+    Column("action", Line(16), primary_key=True),
     Column("reason", Prose, nullable=False),
-    Column("decided_by", String(255), nullable=False),
+    Column("decided_by", Line(255), nullable=False),
     Column("at", Double, nullable=False),
 )
 
 confirmations = _of_trial(
     "hps_confirmations",
-    Column("seed", BigInteger, primary_key=True, autoincrement=False),
+    Column("seed", Whole(), primary_key=True, autoincrement=False),
     Column("value", Measured),
     Column("metrics", Metrics, nullable=False),
     Column("seconds", Measured),
@@ -248,15 +298,15 @@ requests = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("study_id", Integer, ForeignKey(studies.c.id, ondelete="CASCADE"), nullable=False, index=True),
-    Column("kind", String(16), nullable=False),
+    Column("kind", Line(16), nullable=False),
     Column("payload", JSON, nullable=False),
     Column("at", Double, nullable=False),
 )
 
 checkpoints = _of_trial(
     "hps_checkpoints",
-    Column("iteration", BigInteger, primary_key=True, autoincrement=False),
+    Column("iteration", Whole(), primary_key=True, autoincrement=False),
     Column("path", Prose, nullable=False),
-    Column("sha256", String(64), nullable=False),
-    Column("size", BigInteger, nullable=False),
+    Column("sha256", Line(64), nullable=False),
+    Column("size", Whole(), nullable=False),
 )

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, literal_column, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 from hpsearch.errors import BadInput, HpsearchError, StoppedForNow, StorageUnreachable, StudyGone
 from hpsearch.storage.engine import BUSY_TIMEOUT_S, masked
+from hpsearch.text import message
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ _CLOCKS = {
 _REFUSED_LOGIN = (1044, 1045, 1049, 1698)  # MySQL: no access, wrong password, no such database
 _REFUSED_LOGIN_WORDS = ("password authentication failed", "no password supplied", "does not exist", "pg_hba.conf")
 _NO_RIGHT = (1142, 1143, 1227, 1370, "42501")
+_NO_ROOM = (1153, 1264, 1366, 1367, 1406, 3140, 4025, "54000")
+"""A text or number beyond its column, a statement beyond what the server takes, or no JSON."""
 _CONNECTION_ERRORS = ("OperationalError", "InterfaceError", "ConnectionTimeout")
 _TRY_AGAIN = ("40001", "40P01", "55P03", 1205, 1213)  # serialization failure, deadlock, lock wait timeout
 
@@ -135,6 +138,8 @@ def _away(cause: BaseException) -> bool:
 
 def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
     """What `error` means to a person; None where it is a bug."""
+    if isinstance(error, StatementError) and isinstance(error.orig, HpsearchError):
+        return error.orig  # One of our columns refused a value.
     cause = _driver_error(error)
     if cause is None:
         return None
@@ -160,6 +165,8 @@ def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
         return BadInput(f"{where}: {text}; grant the user the right to create, read and write tables, or name another user")
     if _refused_login(cause):
         return BadInput(f"{where}: {text}; check the user, the password and the database's name")
+    if any(kind.__name__ == "DataError" for kind in type(cause).__mro__) or code in _NO_ROOM:
+        return BadInput(f"{where}: a value cannot be stored in this database ({message(text, 200)})")
     # So drivers report a lost connection; each has classes of its own by these names (PEP 249).
     if any(kind.__name__ in ("OperationalError", "InterfaceError") for kind in type(cause).__mro__):
         return StorageUnreachable(f"{where}: the database does not answer ({text})")

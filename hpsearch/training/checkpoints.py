@@ -1,18 +1,17 @@
 """Checkpoints that survive a crash at any moment, a full disk and flipped bits.
 
-A checkpoint is `step-00001200.pt` and its sha256 beside it (`step-00001200.pt.sha256`, as `sha256sum` writes it). Each file is
-written under a temporary name, flushed to disk and renamed; the sidecar comes last, and older checkpoints are removed only
-after it. So whatever stops the process, every checkpoint is whole, or has no checksum that fits it and is passed over.
+What they are called is said in `hpsearch.training.kept`. Each file is written under a temporary name, flushed to disk and
+renamed; the checksum comes first, so that no checkpoint is ever without one, and older checkpoints are removed last. So
+whatever stops the process, every checkpoint is whole, or has no checksum that fits it and is passed over.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,10 @@ import torch
 from torch import Tensor
 
 from hpsearch.config import TrialConfig
-from hpsearch.errors import StoppedForNow
-from hpsearch.files import TEMPORARY, write_atomically
+from hpsearch.files import sweep, write_atomically
 from hpsearch.training.events import CheckpointSaved
-from hpsearch.training.memory import DISK_FULL
-
-BEST = "best.safetensors"
-PATTERN = "step-*.pt"
-CHECKSUM = ".sha256"
+from hpsearch.training.kept import BEST, CHECKSUM, PATTERN, is_ours, make_room, remove, step_name
+from hpsearch.training.memory import disk_stops
 
 UNRELATED = frozenset(
     {
@@ -45,33 +40,6 @@ def run_digest(config: TrialConfig, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps([values, fingerprint], sort_keys=True).encode()).hexdigest()
 
 
-def checkpoint_folder(config: TrialConfig, folder: Path) -> Path:
-    """Where the run in `folder` keeps its checkpoints.
-
-    A relative save_dir is below `folder`. An absolute one is shared by the trials of a study, so the last three parts of
-    `folder` (study, `trials`, number) are kept below it.
-    """
-    if config.save_dir is None:
-        return folder / "checkpoints"
-    place = Path(config.save_dir).expanduser()
-    if not place.is_absolute():
-        return folder / place
-    whole = folder.resolve()
-    return place.joinpath(*whole.relative_to(whole.anchor).parts[-3:])
-
-
-@contextlib.contextmanager
-def disk_full_stops(what: str) -> Iterator[None]:
-    """Turn "no space left" into StoppedForNow, which says what could not be written and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        reason = (error.strerror or "no space left").lower()
-        raise StoppedForNow(f"{what}: {reason}; make room, then run the same command again") from error
-
-
 class CheckpointStore:
     """The checkpoints of one run in `folder`: the `keep` newest, and the best model's weights.
 
@@ -81,26 +49,31 @@ class CheckpointStore:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
         self._useless: set[Path] = set()
-        with disk_full_stops(f"{folder}"):
+        with disk_stops(folder, folder.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"*{TEMPORARY}"):
-            leftover.unlink()
+        sweep(folder)
 
     def save(self, state: Mapping[str, Any]) -> CheckpointSaved:
         """Write `state`, which has an `iteration`, then remove what is more than the `keep` newest."""
         iteration = int(state["iteration"])
-        path = self.folder / f"step-{iteration:08d}.pt"
+        path = self.folder / step_name(iteration)
         # In memory first: the checksum is of what was meant, not of what a failing disk gave back.
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         content = buffer.getbuffer()
         digest = hashlib.sha256(content).hexdigest()
-        self._write(path, content)
-        self._write(path.with_name(path.name + CHECKSUM), f"{digest}  {path.name}\n".encode())
+        make_room(path)
+        beside = path.with_name(path.name + CHECKSUM)
+        self._write(beside, f"{digest}  {path.name}\n".encode())
+        try:
+            self._write(path, content)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
         self._useless.discard(path)
-        others = [other for other in self.paths() if other not in self._useless and other != path]
+        others = [other for other in self.paths() if other not in self._useless and other != path and is_ours(other)]
         for old in [*self._useless, *others[self.keep - 1 :]]:
-            _remove(old)
+            remove(old)
         self._useless.clear()
         return CheckpointSaved(iteration, str(path), digest, len(content))
 
@@ -120,10 +93,9 @@ class CheckpointStore:
         return None, skipped
 
     def clear(self) -> None:
-        """Remove every checkpoint: the run starts from step 0."""
-        for path in self.paths():
-            _remove(path)
-        (self.folder / BEST).unlink(missing_ok=True)
+        """Remove every checkpoint that was written here: the run starts from step 0."""
+        for path in [*self.paths(), self.folder / BEST]:
+            remove(path)
 
     def paths(self) -> list[Path]:
         """All checkpoints, newest first, damaged ones too."""
@@ -133,11 +105,12 @@ class CheckpointStore:
         """Replace the best model's weights. The iteration and the value are in the file's metadata."""
         metadata = {"iteration": str(iteration), metric: repr(value)}
         path = self.folder / BEST
+        make_room(path)
         self._write(path, safetensors.torch.save(dict(weights), metadata))
         return path
 
     def _write(self, path: Path, content: bytes | memoryview) -> None:
-        with disk_full_stops(f"{path}"):
+        with disk_stops(path, self.folder):
             write_atomically(path, content)
 
 
@@ -161,11 +134,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise DamagedCheckpoint(f"{path}: passed over: not a checkpoint")
     return state
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.with_name(path.name + CHECKSUM).unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:

@@ -67,7 +67,14 @@ class Warned:
     message: str
 
 
-Event = EvalPoint | Progress | CheckpointSaved | Warned
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The run goes on from this step, and not from where its coordinator thought: a checkpoint is gone or damaged."""
+
+    iteration: int
+
+
+Event = EvalPoint | Progress | CheckpointSaved | Warned | Began
 
 
 class Outcome(enum.StrEnum):

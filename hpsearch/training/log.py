@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import LOG_FILE, TrialConfig
+from hpsearch.errors import BadInput
+from hpsearch.training.kept import place_in
 
 STANDARD = frozenset(vars(logging.makeLogRecord({})))
 """What every log record has; the rest was given as `extra`."""
@@ -50,13 +52,16 @@ class _JsonLines(logging.FileHandler):
 
 
 @contextlib.contextmanager
-def open_log(config: TrialConfig, folder: Path) -> Iterator[logging.Logger]:
+def open_log(config: TrialConfig, folder: Path, elsewhere: Path | None = None) -> Iterator[logging.Logger]:
     """The log of the run in `folder`, appended to and closed at the end.
 
-    log_file is `log.jsonl` in `folder` by default; a relative one is below `folder` too, so that trials do not mix. Lines
-    below log_file_level are left out. Raises OSError when the file cannot be written.
+    log_file is a place in `folder`, by default `log.jsonl`. elsewhere: what a command line said, which comes first. Lines below
+    log_file_level are left out. Raises BadInput where log_file is no place in `folder` or no file, OSError when the file cannot
+    be written.
     """
-    path = folder / Path(config.log_file or "log.jsonl").expanduser()
+    path = elsewhere or place_in(folder, "log_file", config.log_file or LOG_FILE)
+    if elsewhere is None and path.exists() and not path.is_file():
+        raise BadInput(f"log_file: {path} is there and no file; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _JsonLines(path, encoding="utf-8")
     handler.setFormatter(JsonFormatter(folder.name))

@@ -30,12 +30,13 @@ from hpsearch.model.transformer import ModelOutput, Transformer
 from hpsearch.training import device as devices
 from hpsearch.training.allocator import keeping_freed_memory
 from hpsearch.training.branch import decay_branch
-from hpsearch.training.checkpoints import CheckpointStore, checkpoint_folder, disk_full_stops, run_digest
-from hpsearch.training.events import Answer, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
+from hpsearch.training.checkpoints import CheckpointStore, run_digest
+from hpsearch.training.events import Answer, Began, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
 from hpsearch.training.generation import evaluating
 from hpsearch.training.heartbeat import beat
+from hpsearch.training.kept import checkpoint_folder
 from hpsearch.training.log import open_log
-from hpsearch.training.memory import short_of_memory
+from hpsearch.training.memory import disk_stops, short_of_memory
 from hpsearch.training.meter import Meter
 from hpsearch.training.optimizers import build_optimizers, describe_groups, set_learning_rate
 from hpsearch.training.sample import sample_divergence, write_sample
@@ -77,6 +78,9 @@ def train(
     micro_batches: int | None = None,
     branch_rungs: Sequence[int] = (),
     known_rungs: int | None = None,
+    expected_iteration: int | None = None,
+    checkpoints: Path | None = None,
+    log_file: Path | None = None,
 ) -> Generator[Event, Answer | None, TrainResult]:
     """Train one model, yielding events and obeying the answers (None is CONTINUE); its return value is how it ended.
 
@@ -90,6 +94,8 @@ def train(
     point's metrics then have `branch_val_loss` and `branch_val_bpb` too. Its FLOPs and seconds count, its tokens do not; the
     run goes on as if nothing had been.
     known_rungs: evaluations that the caller has kept; those after them are yielded again from the checkpoint. None: all.
+    expected_iteration: where the caller thinks that the run begins; it is told by Began where that is not so. None: not told.
+    checkpoints, log_file: where checkpoints and log go, in place of what the config says; only a person's command names them.
 
     Torch's global generator, number of threads and matrix precision are this run's: one run at a time in a process.
     Between events it beats (`training.heartbeat`), and obeys there too.
@@ -97,10 +103,10 @@ def train(
     """
     with contextlib.ExitStack() as stack:
         state = State()
-        stack.enter_context(disk_full_stops(f"{folder}"))
+        stack.enter_context(disk_stops(folder, folder))
         stack.enter_context(short_of_memory(lambda: state.micro_batches))
         folder.mkdir(parents=True, exist_ok=True)
-        log = stack.enter_context(open_log(config, folder))
+        log = stack.enter_context(open_log(config, folder, log_file))
         place = devices.prepare(device, threads)
         if place.type == "cpu":
             stack.enter_context(keeping_freed_memory())
@@ -115,7 +121,7 @@ def train(
         parameters = list(model.parameters())
         meter, answer = Meter(place), Answer.CONTINUE
 
-        store = CheckpointStore(checkpoint_folder(config, folder), config.max_save_num)
+        store = CheckpointStore(checkpoint_folder(config.save_dir, folder, checkpoints), config.max_save_num)
         digest = run_digest(config, corpus.fingerprint)
         written: tuple[int, int] | None = None
         if resume:
@@ -131,6 +137,8 @@ def train(
                         answer = (yield EvalPoint(**lost)) or Answer.CONTINUE
         else:
             store.clear()
+        if expected_iteration is not None and state.iteration != expected_iteration:
+            answer = _stronger(answer, (yield Began(state.iteration)))
         state.micro_batches = micro_batches or max(needed, state.micro_batches)
         if state.micro_batches > 1 and micro_batches is None:
             why = "memory is short" if needed > 1 else "they were before the interruption"

@@ -6,15 +6,14 @@ import contextlib
 import errno
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpsearch.errors import ConfigError
+from hpsearch.errors import ConfigError, StoppedForNow
+from hpsearch.files import trouble
 
 if TYPE_CHECKING:
     from hpsearch.config import TrialConfig
-
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says when no more can be written: disk full, quota, largest file size."""
 
 SIGNS = (
     "out of memory",  # CUDA, and its driver
@@ -39,6 +38,22 @@ class OutOfMemory(MemoryError):
     def __init__(self, message: str, shortfall_bytes: int, micro_batches: int) -> None:
         super().__init__(message)
         self.shortfall_bytes, self.micro_batches = shortfall_bytes, micro_batches
+
+
+@contextlib.contextmanager
+def disk_stops(what: Path, folder: Path) -> Iterator[None]:
+    """Turn a full disk, and one that is gone, into StoppedForNow, which says what could not be written and what to do.
+
+    folder: where files are written meanwhile.
+    """
+    try:
+        yield
+    except OSError as error:
+        told = trouble(error, folder)
+        if not told:
+            raise
+        named = "" if error.filename else f"{what}: "
+        raise StoppedForNow(f"{named}{told}") from error
 
 
 def machine_memory() -> int:

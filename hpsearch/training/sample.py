@@ -10,7 +10,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import HELD_OUT_BYTES, Corpus
 from hpsearch.files import write_atomically
 from hpsearch.model.transformer import Transformer
-from hpsearch.text import storable
+from hpsearch.text import BLANKS, printable
 from hpsearch.training.divergence import ngram_divergence
 from hpsearch.training.generation import MASK, Sampling, context_limit, continuations, generate
 
@@ -18,14 +18,6 @@ FILE = "sample.txt"
 PROMPT_CHARACTERS = 60
 """Longest prompt."""
 SEPARATOR = "\n" + 8 * "-" + "\n"
-CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-"""Control characters → their pictures in Unicode."""
-
-
-def printable(text: str) -> str:
-    """`text` without control characters: a model of bytes may say any of them, to a terminal or to a database."""
-    return text.translate(CONTROLS)
 
 
 def write_sample(model: Transformer, corpus: Corpus, config: TrialConfig, folder: Path) -> str:
@@ -35,8 +27,9 @@ def write_sample(model: Transformer, corpus: Corpus, config: TrialConfig, folder
     """
     prompt = prompt_from(corpus.held_out(1)[0], model, corpus)
     generated = generate(model, corpus.tokenizer, prompt, settings=Sampling.of(config), seed=config.seed)
-    texts = [printable(text) for text in generated]
-    write_atomically(folder / FILE, storable(SEPARATOR.join(texts)) + "\n")
+    # A model of bytes may say any character, to a terminal or to a database.
+    texts = [printable(text, keep=BLANKS) for text in generated]
+    write_atomically(folder / FILE, SEPARATOR.join(texts) + "\n")
     return texts[0]
 
 

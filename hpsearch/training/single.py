@@ -12,9 +12,10 @@ from hpsearch.config import DataConfig, TrialConfig, canonical
 from hpsearch.data.corpus import Corpus, open_corpus
 from hpsearch.errors import ConfigError, DataError, NoTrialSucceeded
 from hpsearch.training import heartbeat
-from hpsearch.training.checkpoints import CheckpointStore, checkpoint_folder
+from hpsearch.training.checkpoints import CheckpointStore
 from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult, Warned
 from hpsearch.training.generation import Sampling, generate
+from hpsearch.training.kept import checkpoint_folder, is_ours
 from hpsearch.training.loop import train
 from hpsearch.training.memory import machine_memory, require_memory
 from hpsearch.training.schedules import steps_for_epochs
@@ -33,12 +34,17 @@ def train_config(
     objectives: Sequence[str] = (),
     say: Callable[[str], None],
     asked: Callable[[], Answer] = lambda: Answer.CONTINUE,
+    checkpoints: Path | None = None,
+    log_file: Path | None = None,
+    begin: Callable[[], object] = lambda: None,
 ) -> TrainResult:
     """Train one config and leave weights, tokenizer, log and sample in `folder`; goes on from a checkpoint that is there.
 
     settings: hyperparameters as `TrialConfig.build` takes them, with max_iters or num_epochs. fingerprint: of the text that
     is expected; empty where any will do. objectives: what must be among the metrics. say: gets a line for each evaluation.
     asked: called at each step; at PAUSE the run leaves a checkpoint, and returns without having exported anything.
+    checkpoints, log_file: where a person's command says that they go, in place of what the config says.
+    begin: called when all is known to be right, before anything is written.
     Raises DataError for another text, ConfigError for what can never fit into memory, NoTrialSucceeded when the run diverges.
     """
     draft = TrialConfig.build({"max_iters": 1} | canonical(settings))
@@ -52,7 +58,17 @@ def train_config(
     config = _on(corpus, canonical(settings), draft)
     if device == "cpu":
         require_memory(config, machine_memory())
-    run = train(config, corpus, folder, device=device, threads=threads, objectives=objectives)
+    begin()
+    run = train(
+        config,
+        corpus,
+        folder,
+        device=device,
+        threads=threads,
+        objectives=objectives,
+        checkpoints=checkpoints,
+        log_file=log_file,
+    )
     with heartbeat.listening(asked), contextlib.closing(run):
         try:
             event = next(run)
@@ -70,7 +86,8 @@ def train_config(
         raise NoTrialSucceeded(f"the run diverged: {result.reason}; try a smaller learning_rate")
     if result.outcome is not Outcome.COMPLETE:
         return result
-    newest = CheckpointStore(checkpoint_folder(config, folder), config.max_save_num).paths()[0]
+    saved = CheckpointStore(checkpoint_folder(config.save_dir, folder, checkpoints), config.max_save_num).paths()
+    newest = next(path for path in saved if is_ours(path))
     export_weights(config, newest, corpus.tokenizer, folder)
     return result
 

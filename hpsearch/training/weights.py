@@ -14,7 +14,8 @@ from hpsearch.data.tokenizer import Tokenizer
 from hpsearch.errors import BadInput, ConfigError
 from hpsearch.files import write_atomically
 from hpsearch.model.transformer import Transformer
-from hpsearch.training.checkpoints import DamagedCheckpoint, disk_full_stops, load_checkpoint
+from hpsearch.training.checkpoints import DamagedCheckpoint, load_checkpoint
+from hpsearch.training.memory import disk_stops
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -29,7 +30,7 @@ def export_weights(config: TrialConfig, source: Transformer | Path, tokenizer: T
     weights = dict(source.state_dict()) if isinstance(source, Transformer) else _read(source)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     path = folder / WEIGHTS
-    with disk_full_stops(str(path)):
+    with disk_stops(path, folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, safetensors.torch.save(weights, {"format": "pt"}))
         write_atomically(folder / CONFIG, (json.dumps(config.concrete(), indent=2) + "\n").encode())

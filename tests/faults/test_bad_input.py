@@ -408,7 +408,7 @@ def begin(cache: Path, trials: int) -> None:
     owner = this_process()
     study = open_study(request, check(request), owner)
     if trials:
-        config = study.prepare(space.prior(), 0).config
+        config = study.prepare(space.prior()).config
         record = TrialRecord(0, TrialState.COMPLETE, space.prior(), config, "prior", values=(2.5,))
         study.store.add_trial(study.record.id, record, token=owner.token)
     study.store.release(study.record.id, owner)

@@ -15,8 +15,10 @@ import safetensors
 import torch
 
 from hpsearch.config import TrialConfig
-from hpsearch.errors import StoppedForNow
-from hpsearch.training.checkpoints import CheckpointStore, DamagedCheckpoint, checkpoint_folder, load_checkpoint, run_digest
+from hpsearch.errors import BadInput, StoppedForNow
+from hpsearch.training.checkpoints import CheckpointStore, DamagedCheckpoint, load_checkpoint, run_digest
+from hpsearch.training.kept import checkpoint_folder, remove_all
+from hpsearch.training.memory import disk_stops
 
 
 def state(iteration: int, digest: str = "ours", size: int = 100) -> dict[str, Any]:
@@ -186,8 +188,9 @@ def test_a_crash_at_any_file_operation_leaves_a_sound_checkpoint(tmp_path: Path)
         assert loaded["iteration"] in ((200, 300) if crashed else (300,))
         if not crashed:
             break
-    # Two files, each opened by name and as a stream, renamed and its folder flushed; then the two of the oldest are removed.
-    assert operation == 2 * 4 + 2 + 1
+    # Two files, each opened by name and as a stream, renamed and its folder flushed; then the checksums of the two older ones
+    # are read, that of the oldest once more, and its two files removed.
+    assert operation == 2 * 4 + 3 + 2 + 1
 
 
 def test_leftover_temporaries_are_swept_and_never_loaded(tmp_path: Path) -> None:
@@ -237,22 +240,77 @@ def test_a_file_size_limit_stops_for_now_and_leaves_the_old_one(tmp_path: Path) 
 
 
 def test_no_space_left_stops_for_now(tmp_path: Path) -> None:
-    store = filled(tmp_path, range(100, 200, 100))
     # /dev/full answers every write with ENOSPC, as a full disk does.
-    (tmp_path / "step-00000200.pt").symlink_to("/dev/full")
-    with pytest.raises(StoppedForNow, match=r"step-00000200.pt: no space left on device; make room"):
-        store.save(state(200))
-    (tmp_path / "step-00000200.pt").unlink()  # Whoever reads it never comes to its end.
-    assert store.load("ours")[0] is not None
+    with (
+        pytest.raises(StoppedForNow, match=r"step-00000200.pt: no space left on device; make room"),
+        disk_stops(tmp_path / "step-00000200.pt", tmp_path),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"much")
 
 
-def test_an_absolute_save_dir_keeps_trials_apart(tmp_path: Path) -> None:
-    shared = TrialConfig.build({"max_iters": 1, "save_dir": str(tmp_path / "scratch")})
-    one, two = (checkpoint_folder(shared, tmp_path / "0001-lm" / "trials" / number) for number in ("0007", "0008"))
-    assert one == tmp_path / "scratch" / "0001-lm" / "trials" / "0007"
-    assert two != one
+def test_a_save_dir_is_in_the_trials_folder(tmp_path: Path) -> None:
+    assert checkpoint_folder("kept/here", tmp_path) == tmp_path / "kept" / "here"
+    assert checkpoint_folder(None, tmp_path) == tmp_path / "checkpoints"
+    assert checkpoint_folder("kept", tmp_path / "trial", tmp_path / "by-command") == tmp_path / "by-command"
 
 
-def test_a_relative_save_dir_is_in_the_trials_folder(tmp_path: Path) -> None:
-    assert checkpoint_folder(TrialConfig.build({"max_iters": 1, "save_dir": "kept"}), tmp_path) == tmp_path / "kept"
-    assert checkpoint_folder(TrialConfig.build({"max_iters": 1}), tmp_path) == tmp_path / "checkpoints"
+@pytest.mark.parametrize("name", ["checkpoints", "kept", "kept/deeper"])
+def test_a_link_that_leads_out_of_the_trials_folder_holds_no_checkpoints(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / name.partition("/")[0]).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match=f"save_dir: '{name}' in .*trial leads out of the folder through a symbolic link"):
+        checkpoint_folder(name, tmp_path / "trial")
+
+
+def foreign(folder: Path) -> dict[str, str]:
+    """Files that somebody else left under names of ours, with what is in them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "step-99999999.pt.sha256").write_text("no checksum\n")
+    for name in ("step-00000100.pt", "step-99999999.pt", "best.safetensors", "notes.tmp", "mine.hpsearch-tmp"):
+        (folder / name).write_text(f"{name} of mine")
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def contents(folder: Path) -> list[str]:
+    return [path.read_text() for path in folder.iterdir() if path.stat().st_size < 100]
+
+
+def test_files_of_others_are_never_removed_nor_written_over(tmp_path: Path) -> None:
+    theirs = foreign(tmp_path)
+    store = CheckpointStore(tmp_path, 1)
+    assert store.load("ours")[0] is None
+    for iteration in (100, 200, 300):
+        store.save(state(iteration))
+        store.keep_best({"weight": torch.ones(3)}, iteration, "val_bpb", 2.5)
+    loaded, _ = CheckpointStore(tmp_path, 1).load("ours")
+    assert loaded is not None
+    assert loaded["iteration"] == 300
+    assert set(theirs.values()) <= set(contents(tmp_path))
+    assert [name for name in names(tmp_path) if name.startswith("step-0") and "not-ours" not in name] == [
+        "step-00000300.pt",
+        "step-00000300.pt.sha256",
+    ]
+    store.clear()
+    remove_all(tmp_path)
+    assert set(theirs.values()) <= set(contents(tmp_path))
+    assert not (tmp_path / "step-00000300.pt").exists()
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_a_checkpoint_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "kept").mkdir()
+    for name in ("step-00000100.pt", "best.safetensors"):
+        (tmp_path / "kept" / name).symlink_to(tmp_path / "notes")
+    store = filled(tmp_path / "kept", range(100, 200, 100))
+    store.keep_best({"weight": torch.ones(3)}, 100, "val_bpb", 2.5)
+    store.clear()
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_what_a_run_that_never_goes_on_kept_is_removed_with_its_folder(tmp_path: Path) -> None:
+    filled(tmp_path / "kept").keep_best({"weight": torch.ones(3)}, 300, "val_bpb", 2.5)
+    remove_all(tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

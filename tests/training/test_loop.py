@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from hpsearch.data.batches import held_out_batches, train_batch
-from hpsearch.errors import StoppedForNow
+from hpsearch.errors import BadInput, StoppedForNow
 from hpsearch.model.counting import count
 from hpsearch.model.transformer import Transformer
 from hpsearch.training import device as devices
@@ -217,18 +217,29 @@ def test_checkpoints_kept_follow_max_save_num_and_save_interval(runs: Any, tmp_p
 
 
 def test_save_dir_moves_the_checkpoints(runs: Any, tmp_path: Path) -> None:
-    config = runs.config(save_dir=str(tmp_path / "scratch"))
-    events, _ = runs.finish(config, tmp_path / "0001-lm" / "trials" / "0003")
+    events, _ = runs.finish(runs.config(save_dir="kept/here"), tmp_path)
     saved = [event for event in events if isinstance(event, CheckpointSaved)]
-    assert Path(saved[-1].path).parent == tmp_path / "scratch" / "0001-lm" / "trials" / "0003"
-    assert not (tmp_path / "0001-lm" / "trials" / "0003" / "checkpoints").exists()
+    assert Path(saved[-1].path).parent == tmp_path / "kept" / "here"
+    assert not (tmp_path / "checkpoints").exists()
 
 
-def test_save_dir_and_log_file_elsewhere_leave_only_the_sample(runs: Any, tmp_path: Path) -> None:
-    config = runs.config(save_dir=str(tmp_path / "scratch"), log_file=str(tmp_path / "logs" / "all.jsonl"))
-    runs.finish(config, tmp_path / "trial")
+def test_a_command_puts_checkpoints_and_log_elsewhere(runs: Any, tmp_path: Path) -> None:
+    config = runs.config(save_dir="kept", log_file="words.jsonl")
+    more = {"checkpoints": tmp_path / "scratch", "log_file": tmp_path / "logs" / "all.jsonl"}
+    events, _ = runs.finish(config, tmp_path / "trial", **more)
+    saved = [event for event in events if isinstance(event, CheckpointSaved)]
+    assert Path(saved[-1].path).parent == tmp_path / "scratch"
     assert [path.name for path in (tmp_path / "trial").iterdir()] == ["sample.txt"]
     assert {line["run"] for line in log_lines(tmp_path / "logs", "all.jsonl")} == {"trial"}
+
+
+def test_a_log_is_not_written_through_a_link(runs: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / "log.jsonl").symlink_to(tmp_path / "notes")
+    with pytest.raises(BadInput, match=r"log_file: 'log.jsonl' in .* leads out of the folder through a symbolic link"):
+        runs.finish(runs.config(), tmp_path / "trial")
+    assert (tmp_path / "notes").read_text() == "mine"
 
 
 def test_seconds_are_those_of_the_steps(runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +325,7 @@ def test_the_log_is_closed_when_the_run_is_left(runs: Any, tmp_path: Path) -> No
 
 def test_a_log_on_a_full_disk_stops_for_now(runs: Any, tmp_path: Path) -> None:
     with pytest.raises(StoppedForNow, match="no space left"):
-        runs.finish(runs.config(log_file="/dev/full"), tmp_path)
+        runs.finish(runs.config(), tmp_path, log_file=Path("/dev/full"))
 
 
 def test_none_is_an_answer_and_means_go_on(runs: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -203,12 +204,14 @@ def test_a_full_disk_stops_for_now_and_the_run_goes_on_later(runs: Any, tmp_path
         next(run)
     # The next event is the evaluation at step 8, the one after it would be its checkpoint.
     next(run)
-    # /dev/full answers every write as a full disk does.
-    full = tmp_path / "full" / "checkpoints" / "step-00000008.pt"
-    full.symlink_to("/dev/full")
-    with pytest.raises(StoppedForNow, match="no space left on device"):
-        next(run)
-    full.unlink()
+    size = (tmp_path / "full" / "checkpoints" / "step-00000004.pt").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))  # As a quota on the disk.
+    try:
+        with pytest.raises(StoppedForNow, match="file too large"):
+            next(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     kept = sorted(path.name for path in (tmp_path / "full" / "checkpoints").iterdir())
     assert kept == ["best.safetensors", "step-00000004.pt", "step-00000004.pt.sha256"]
     after, _ = runs.finish(config, tmp_path / "full")
