@@ -328,6 +328,8 @@ def _require_room(request: Request) -> None:
             )
     if not request.storage_url:
         return  # Only a price is asked for.
+    if request.storage_url == sqlite_url(request.studies_dir / "hpsearch.db"):
+        return  # SQLite has no such limits, and the folder of this file may not exist yet.
     most, text = longest_value(request.storage_url), longest_text(request.storage_url)
     if most is None or text is None:
         return
