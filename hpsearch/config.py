@@ -126,6 +126,7 @@ class TrialConfig(BaseModel):
         "for characters or bytes it follows from the text",
         unit="tokens",
         ge=2,
+        le=2**24,
     )
     type_vocab_size: Int = arch(2, "segment (token type) embeddings, for sentence pairs", needs=_ENCODER, ge=1)
     context_length: Int = arch(128, "tokens per training sequence", aliases=("max_seq_length",), unit="tokens", ge=2)
@@ -278,8 +279,9 @@ class TrialConfig(BaseModel):
                 # A config without a budget (`hpsearch train`) needs max_iters; evaluations then come ten times.
                 if name == "max_iters":
                     raise ConfigError(name, "max_iters is missing: give the number of optimizer steps")
-                if isinstance(values["max_iters"], int | float):
-                    values[name] = max(1, int(values["max_iters"]) // 10)
+                steps = values["max_iters"]
+                countable = isinstance(steps, int | float) and 1 <= steps <= LARGEST
+                values[name] = max(1, int(steps) // 10) if countable else 1  # What else it is, is refused below.
             elif info.derived:
                 values[name] = values.get(info.derived, HYPERPARAMETERS[info.derived].default)
         try:

@@ -45,6 +45,8 @@ def price(
     from hpsearch.search.forecast import THOROUGH, draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
     from hpsearch.search.study import DEFAULT_SAMPLER, CheckedModel, Request, check, new_budget
+    from hpsearch.training.memory import machine_memory
+    from hpsearch.working import require_baseline_fits
 
     signal.signal(signal.SIGTERM, leave)
     require_trials(f"--trials {trials}", trials)
@@ -67,6 +69,8 @@ def price(
         )
         checked = check(request)
         assert isinstance(checked, CheckedModel)
+        if devices[0] == "cpu":
+            require_baseline_fits(chosen, checked, machine_memory())
         bench = Bench(chosen, request.cache_dir, devices, threads, checked.fingerprint)
         say(f"measuring up to {THOROUGH.shapes} shapes of the space in {count} slot{'s' if count > 1 else ''} ...")
         with contextlib.closing(LocalExecutor(count, threads)) as executor:

@@ -25,6 +25,8 @@ SHAPE = ("d_model", "num_heads", "num_groups", "position", "max_position_embeddi
 """What `TrialConfig.build` checks against each other."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 """A parameter of a trainer of one's own."""
+_SINGLE = re.compile(r"[\w.]+")
+"""A word by itself, which is more likely a text than a name with a mistake in it."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _kind_of_text(
             told = f"{name}: `{text}`: {error.message}; a text that only looks like an expression is written {{choices: [...]}}"
             raise node.place.error(told) from None
         alike = dotted_names(kinds) if "." in error.unknown else kinds
-        near = did_you_mean(error.unknown, alike) if not text.strip().isidentifier() else ""
+        near = "" if _SINGLE.fullmatch(text.strip()) else did_you_mean(error.unknown, alike)
         if near:
             raise node.place.error(f"{name}: `{text}` names '{error.unknown}', which is no parameter{near}") from None
         return "str"

@@ -43,6 +43,8 @@ Plain = None | bool | int | float | str
 
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 12
+MAX_BITS = 1_000
+"""Of a whole number: one that a float can hold too."""
 MAX_ITEMS = 100_000
 """Of one list of a Python program: a range() can be endless."""
 
@@ -55,6 +57,8 @@ _WORDS: dict[str, Plain] = {"": None, "~": None, "null": None, "true": True, "fa
 _INFINITY = re.compile(r"([-+]?)\.inf", re.IGNORECASE)
 _NOTHING = ("~", "null", "Null", "NULL", "''", '""')
 """Words that say that there is no value, or an empty one."""
+_OPENING = ("[", "{", "'", '"')
+"""Characters that open what has an end of its own."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TOML_KEY = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
 _TOML_DEEP = re.compile(
@@ -213,10 +217,12 @@ def read_word(word: str, path: str) -> Node:
     place = Place(path)
     _require_text(word, place)
     text = word.strip()
+    if text[:1] in ("|", ">") or ("\n" in text and text[:1] not in _OPENING):
+        return Scalar(word, place)  # A file would take off its line feeds, or begin a block.
     try:
         node = read_yaml(text, path)
     except SpaceError as error:
-        if text[:1] in ("[", "{", "'", '"'):
+        if text[:1] in _OPENING:
             raise place.error(error.message) from None
         return Scalar(word, place)
     if isinstance(node, Mapping) and not text.startswith("{"):
@@ -283,7 +289,10 @@ def _plain(value: Any, place: Place, label: str) -> Plain | list[Any]:
         return text
     try:
         if isinstance(value, numbers.Integral):
-            return int(value)
+            whole = int(value)
+            if whole.bit_length() > MAX_BITS:
+                raise OverflowError(f"a whole number of {whole.bit_length()} bits is too large")
+            return whole
         if isinstance(value, numbers.Real | Decimal):
             return float(value)
         if hasattr(value, "dtype") and hasattr(value, "tolist"):

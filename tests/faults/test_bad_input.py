@@ -320,7 +320,7 @@ BEYOND: Rows = {
         (*TRAIN, "--set", "batch_size=9999999999"), ("batch_size", "memory", "a batch of", "smaller")
     ),
     "train nested lists": Row(
-        ("train", "--config", "c.json"), ("c.json:1:1: ", "nested too deeply", "three levels"), {"c.json": "[" * 3000}
+        ("train", "--config", "c.json"), ("c.json:1:14: ", "nested deeper than 12 levels", "needs three"), {"c.json": "[" * 3000}
     ),
     "train on no threads": Row((*TRAIN, "--threads", "0"), ("--threads 0", "from 1")),
     "generate without a model": Row(("generate", "--model", "m"), ("--model m", "hpsearch train")),
