@@ -26,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 from runs import as_trial
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import TrialConfig, evaluations_in
 from hpsearch.execution.protocol import TrialTask
-from hpsearch.model.counting import count
+from hpsearch.model.counting import count, step_flops
 from hpsearch.space.load import parse_space
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.training.events import Answer, EvalPoint, Event, Outcome, TrainResult
-from hpsearch.training.schedules import learning_rate_at
+from hpsearch.training.schedules import learning_rate_at, step_of
 
 TABLE = Path(__file__).with_name("table.jsonl")
 F64 = npt.NDArray[np.float64]
@@ -129,14 +129,14 @@ def replayed(config: TrialConfig) -> Iterator[EvalPoint | TrainResult]:
     table = read_table(Path(os.environ.get("HPSEARCH_REPLAY_TABLE", TABLE)))
     counted = count(config)
     step_tokens = config.batch_size * config.context_length
-    step_flops = step_tokens * counted.flops_per_token
-    run = table.run(config.model_dump(), config.max_iters * step_flops)
-    curve, rungs = run["curve"], max(1, round(config.max_iters / config.eval_interval))
+    flops_per_step = step_flops(config)
+    run = table.run(config.model_dump(), config.max_iters * flops_per_step)
+    curve, rungs = run["curve"], evaluations_in(config.max_iters, config.eval_interval)
     # Another number of evaluations than the table's finds its values between the table's.
     evaluations = len(curve) if run["outcome"] == "complete" else _evaluations(table)
     metrics: dict[str, float] = {}
     for rung in range(1, rungs + 1):
-        iteration = config.max_iters if rung == rungs else rung * config.eval_interval
+        iteration = step_of(rung, config.max_iters, config.eval_interval)
         part = rung / rungs * evaluations
         if part > len(curve) + 1e-9:
             yield TrainResult(Outcome.DIVERGED, iteration, reason=run["reason"], metrics=metrics)
@@ -147,7 +147,7 @@ def replayed(config: TrialConfig) -> Iterator[EvalPoint | TrainResult]:
             rung=rung,
             iteration=iteration,
             tokens=iteration * step_tokens,
-            flops=iteration * step_flops,
+            flops=iteration * flops_per_step,
             seconds=run["seconds"] * rung / rungs,
             train_loss=value,
             metrics=metrics,

@@ -34,7 +34,7 @@ def fill(folder: Path, name: str, trials: int, choices: int) -> None:
         text = text.replace("{low: 0, high: 200}", f"{{choices: {list(range(choices))}}}")
     url = f"sqlite:///{folder / name}.db"
     request = Request(
-        parse_space(text, f"{name}.yaml"), name, trials, url, folder, folder / "cache", sampler="random", pruner="median"
+        parse_space(text, f"{name}.yaml"), name, trials, url, folder, folder / "cache", sampler="random", pruner="none"
     )
     owner = this_process()
     study = open_study(request, check(request), owner)

@@ -43,7 +43,7 @@ from hpsearch.config import DataConfig, TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.execution.protocol import Executor
-from hpsearch.model.counting import count
+from hpsearch.model.counting import step_flops
 from hpsearch.search.confirmation import Confirmation, confirmable, fresh_seeds, left_to_do
 from hpsearch.search.coordinator import Coordinator
 from hpsearch.search.limits import Limits
@@ -152,7 +152,7 @@ class Trials:
 
 
 def flops_at(config: TrialConfig, iteration: int) -> float:
-    return iteration * config.batch_size * config.context_length * count(config).flops_per_token
+    return iteration * step_flops(config)
 
 
 # Ours

@@ -226,7 +226,8 @@ def database() -> Iterator[str]:
             yield from (" ".join(record.__doc__.split()), "")
         rows = []
         for column in found.columns:
-            kind = type(column.type).__name__.lower() + ("" if column.nullable is False else ", may be null")
+            plain = column.type.impl if isinstance(column.type, tables.Line | tables.Whole) else column.type
+            kind = type(plain).__name__.lower() + ("" if column.nullable is False else ", may be null")
             rows.append((f"`{column.name}`", kind, told.get(record.__name__, {}).get(column.name, "") if record else ""))
         yield from table(("column", "type", "what it holds"), rows)
 

@@ -10,6 +10,7 @@ import functools
 import importlib
 import math
 import operator
+import pickle
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,7 +114,8 @@ def tune(
     """Search with a trainer of one's own: a generator function `train(config, run)`, or the command line of a program.
 
     train: yields `hpsearch.Evaluation`; `hpsearch.Run` says what it is told. Slots are processes, so it is a function of a
-    module, or one that cloudpickle can carry (a notebook's; needs the extra `notebook`). A text is a command as in
+    module, or one that cloudpickle can carry (a notebook's; needs the extra `notebook`). A partial, a bound method or an object
+    that can be called is as good, if it can be pickled. A text is a command as in
     `hpsearch run --command`. space: as for `load_space`, or a mapping of parameters alone. objective, direction, steps,
     evaluations: for a mapping that does not say them (`objective:`, `budget:`).
 
@@ -121,7 +123,9 @@ def tune(
     once all trials are paused: the same call goes on with them.
     """
     trainer = _program(train) if isinstance(train, str | Sequence) else _function(train)
-    name = re.sub("[^A-Za-z0-9._-]+", "", _name(train))[:128] or "own"
+    called = _unwrapped(train)
+    plain = "program" if isinstance(trainer, ProgramTrainer) else getattr(called, "__name__", type(called).__name__)
+    name = re.sub("[^A-Za-z0-9._-]+", "", str(plain))[:128] or "own"
     return _work(_own_space(space, name, objective, direction, steps, evaluations), trainer, options)
 
 
@@ -178,7 +182,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
     if worked.signals or worked.confirmation_signals:
         raise KeyboardInterrupt(f"study '{request.name}' is paused; the same call goes on with it")
     if worked.stopped_for_now:
-        raise StoppedForNow(f"study '{request.name}' stopped: {worked.stopped_for_now}; call it again")
+        raise StoppedForNow(f"study '{request.name}' stopped: {worked.stopped_for_now}")
     if worked.ended and seen.best is None:
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{request.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
@@ -231,27 +235,23 @@ def _program(train: str | Sequence[str]) -> ProgramTrainer:
     return parse_command(train if isinstance(train, str) else shlex.join(train))
 
 
-def _name(train: Any) -> str:
-    """What a study is called by default."""
-    while isinstance(train, functools.partial):
-        train = train.func
-    return "program" if isinstance(train, str | Sequence) else str(getattr(train, "__name__", type(train).__name__))
-
-
 def _function(train: Callable[..., Any]) -> FunctionTrainer:
-    """The function as a slot can have it: by its module, else by value."""
+    """What is called, as a slot can have it: a function by its module; a partial, a method or an object, and what no module
+    has, by value."""
     if not callable(train):
-        raise BadInput(f"train is {train!r:.200}: give a generator function train(config, run), or a command line")
-    plain = train
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    named = plain if hasattr(plain, "__qualname__") else type(plain)  # An object that can be called.
-    name, module = str(getattr(named, "__qualname__", "train")), str(getattr(named, "__module__", None) or "__main__")
+        raise BadInput(f"train is {train!r:.100}: give a generator function train(config, run), or a command line")
+    inner = _unwrapped(train)
+    module = getattr(inner, "__module__", None) or type(inner).__module__
+    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     full = f"{module}:{name}"
     if module != "__main__" and "<" not in name:
         with contextlib.suppress(ImportError, AttributeError):
-            if FunctionTrainer(full).load() is train:
+            if FunctionTrainer(full).load() == train:
                 return FunctionTrainer(full)
+        with contextlib.suppress(Exception):  # cloudpickle can do more, and says what it cannot.
+            pickled = pickle.dumps(train)
+            if b"__main__" not in pickled:
+                return FunctionTrainer(full, pickled)
     try:
         cloudpickle = importlib.import_module("cloudpickle")
     except ImportError:
@@ -261,8 +261,15 @@ def _function(train: Callable[..., Any]) -> FunctionTrainer:
         ) from None
     try:
         return FunctionTrainer(full, cloudpickle.dumps(train))
-    except Exception as error:  # Whatever the parts of a closure or an object raise when they are pickled.
+    except Exception as error:  # Whatever the parts of an object raise when they are copied.
         raise BadInput(f"{full} cannot be sent to a slot: {error}; put it at the top level of a module") from None
+
+
+def _unwrapped(train: Any) -> Any:
+    """What a partial calls."""
+    while isinstance(train, functools.partial):
+        train = train.func
+    return train
 
 
 def _watcher(view: View, slots: int) -> AbstractContextManager[Watcher]:

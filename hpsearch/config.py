@@ -10,14 +10,16 @@ Adding a hyperparameter is one field here plus its use.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.errors import ConfigError, DataError, did_you_mean
 from hpsearch.files import OutsideFolder, require_place
 from hpsearch.hyperparameter import FIXED, LARGEST, Hyperparameter, described, hyperparameter
+from hpsearch.text import path_word
 
 Architecture = Literal["decoder", "encoder", "encoder_decoder"]
 Position = Literal["learned", "rotary", "sinusoidal"]
@@ -42,6 +44,12 @@ def _real(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("a number is needed, not true or false")
     return value
+
+
+def _interval(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("should be a finite number")
+    return _whole(_real(value))
 
 
 CHECKPOINTS, LOG_FILE = "checkpoints", "log.jsonl"
@@ -75,6 +83,8 @@ def _place(name: str) -> str:
 Int = Annotated[int, BeforeValidator(_whole)]
 Place = Annotated[str, AfterValidator(_place)]
 Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
+Interval = Annotated[int | float, BeforeValidator(_interval)]
+"""Steps between two of something, maybe a fraction; what is given as a whole number stays one, wherever it is written."""
 
 arch = functools.partial(hyperparameter, section="architecture")
 training = functools.partial(hyperparameter, section="training")
@@ -186,18 +196,19 @@ class TrialConfig(BaseModel):
     lr_schedule: Schedule = training("cosine", "shape of the decay; wsd is warm-up, stable, decay")
     lr_decay_iters: Int = training(1, "step at which the decay ends", derived="max_iters", unit="steps", ge=1)
     lr_decay_ratio: Real = training(0.1, "final learning rate / peak", ge=0, le=1)
-    eval_interval: Int = training(
+    eval_interval: Interval = training(
         1,
-        "steps between evaluations, each a pruning point; the last one is at max_iters",
+        "steps between evaluations, each a pruning point; may be a fraction: the k-th comes after k times as many steps, "
+        "rounded, and the last one at max_iters",
         derived="budget",
         unit="steps",
         fixed="the rungs of all trials must be the same fractions of the budget",
         ge=1,
     )
     eval_iters: Int = training(20, "batches per evaluation", unit="batches", fixed=f"{FIXED} held-out batches", ge=1)
-    save_interval: Int = training(
+    save_interval: Interval = training(
         1,
-        "steps between checkpoints",
+        "steps between checkpoints; may be a fraction, as eval_interval",
         derived="eval_interval",
         unit="steps",
         fixed="it does not change what is learned",
@@ -279,9 +290,8 @@ class TrialConfig(BaseModel):
                 # A config without a budget (`hpsearch train`) needs max_iters; evaluations then come ten times.
                 if name == "max_iters":
                     raise ConfigError(name, "max_iters is missing: give the number of optimizer steps")
-                steps = values["max_iters"]
-                countable = isinstance(steps, int | float) and 1 <= steps <= LARGEST
-                values[name] = max(1, int(steps) // 10) if countable else 1  # What else it is, is refused below.
+                if isinstance(values["max_iters"], int | float) and values["max_iters"] >= 1:
+                    values[name] = interval_of(values["max_iters"], 10)
             elif info.derived:
                 values[name] = values.get(info.derived, HYPERPARAMETERS[info.derived].default)
         try:
@@ -397,6 +407,22 @@ def shown(value: Any) -> str:
     return told if len(told) <= 200 else f"{told[:200]}…"
 
 
+def interval_of(steps: float, evaluations: int) -> float:
+    """Steps between the evaluations of a run of `steps`, so that there are `evaluations` of them, or one after each step.
+
+    A whole number where it can be one, and where a fraction would have no meaning.
+    """
+    whole = steps % evaluations == 0 or steps >= 2**53
+    return max(1, steps // evaluations if whole else steps / evaluations)
+
+
+def evaluations_in(steps: float, interval: float) -> int:
+    """Evaluations of a run of `steps` with one every `interval` steps: the last at the end, none less than half an interval
+    before it.
+    """
+    return max(1, math.floor(steps / interval + 0.5))
+
+
 def canonical_name(name: str) -> str:
     """Our name of a hyperparameter or of one of its aliases. Raises ConfigError with the nearest match."""
     if name in HYPERPARAMETERS:
@@ -455,3 +481,19 @@ class DataConfig(BaseModel):
     validation: float | str = Field(
         0.1, description="share of the text's end that is held out (above 0, below 1), or a file of held-out text"
     )
+
+    @field_validator("text", "validation", mode="before")
+    @classmethod
+    def _paths(cls, given: Any) -> Any:
+        """Paths as every file and database can hold them. Raises DataError for what no path can be."""
+        try:
+            match given:
+                case str():
+                    return path_word(given)
+                case Mapping():
+                    return {path_word(word) if isinstance(word, str) else word: weight for word, weight in given.items()}
+                case list() | tuple():
+                    return [path_word(word) if isinstance(word, str) else word for word in given]
+            return given
+        except UnicodeEncodeError as error:
+            raise DataError(f"data: {error.object}: no file has such a name (an unpaired surrogate); give a path") from None

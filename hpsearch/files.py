@@ -130,9 +130,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         before = None
     if before is not None and (is_stream(path) or not stat.S_ISREG(before.st_mode)):
-        # Not cut to nothing: where /dev/stdout is a file, it has what this process wrote there before.
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(_opened(path), "wb") as file:
             yield file
         return
     target = Path(os.path.realpath(path))
@@ -141,7 +139,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if before is None or error.errno not in DENIED:
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from None
         with _over(target) as file:
             yield file
         return
@@ -194,10 +192,22 @@ def writing_folder(folder: Path) -> Iterator[Path]:
     _flush_folder(target)
 
 
+STREAMS = re.compile(r"/dev/(?:(stdout)|(stderr)|fd/(\d+))|/proc/self/fd/(\d+)")
+
+
 def is_stream(path: Path) -> bool:
-    """Whether a path names what a process has open."""
-    name = os.path.abspath(path)  # noqa: PTH100 - not where a link leads to
-    return name in ("/dev/stdout", "/dev/stderr") or name.startswith(("/dev/fd/", "/proc/"))
+    """Whether a path names what this process has open."""
+    return STREAMS.fullmatch(os.path.abspath(path)) is not None  # noqa: PTH100 - not where a link leads to
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of a stream, a pipe or a device, to write to where it stands."""
+    found = STREAMS.fullmatch(os.path.abspath(path))  # noqa: PTH100 - as above
+    if found is None:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    # Not opened anew: where it is a file, that would be written from its beginning, or what comes after would be.
+    number = 1 if found[1] else 2 if found[2] else int(found[3] or found[4])
+    return os.dup(number)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ class Hyperparameter:
     section: str
     doc: str
     kind: Literal["int", "float", "bool", "str", "choice", "number"]
-    """`number`: whole or not, as it comes; only of an expression in a space for another trainer."""
+    """`number`: whole or not, as it comes; of an interval, and of an expression in a space for another trainer."""
     default: Any
     derived: str | None
     optional: bool
@@ -97,7 +97,7 @@ def described(name: str, field: FieldInfo) -> Hyperparameter:
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     choices = get_args(annotation) if get_origin(annotation) is Literal else ()
-    kinds: dict[Any, Any] = {int: "int", float: "float", bool: "bool", str: "str"}
+    kinds: dict[Any, Any] = {int: "int", float: "float", int | float: "number", bool: "bool", str: "str"}
     limits = {type(part).__name__.lower(): part for part in field.metadata}
 
     def limit(which: str) -> float | None:

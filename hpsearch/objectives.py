@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +16,17 @@ class Objective:
     known: Literal["while training", "at the end", "before training"]
     """When a trial's value is known; only what is known while training can be pruned on."""
     architectures: tuple[str, ...] = ("decoder", "encoder", "encoder_decoder")
+    given: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Where its values do not compare between architectures: of what each architecture's value is, and given what."""
     sampled: bool = False
     """Whether the generation settings (temperature, top_k, top_p) can change it."""
 
+
+_GIVEN = {
+    "decoder": "each byte given the text before it",
+    "encoder": "masked tokens given those around them",
+    "encoder_decoder": "the text given its corrupted form",
+}
 
 OBJECTIVES: dict[str, Objective] = {
     objective.name: objective
@@ -28,6 +38,7 @@ OBJECTIVES: dict[str, Objective] = {
             "in encoder_decoder the bits of the original text given its corrupted form",
             "while training",
             ("decoder", "encoder_decoder"),
+            given={name: _GIVEN[name] for name in ("decoder", "encoder_decoder")},
         ),
         Objective(
             "val_masked_bpb",
@@ -41,6 +52,7 @@ OBJECTIVES: dict[str, Objective] = {
             "nats/token",
             "cross-entropy of held-out tokens; comparable only between trials with the same tokens",
             "while training",
+            given=_GIVEN,
         ),
         Objective("num_parameters", "parameters", "size of the model, embeddings included", "before training"),
         Objective("flops_per_token", "FLOP/token", "forward and backward cost of one training token", "before training"),

@@ -20,6 +20,8 @@ STUDIES_DIR = Path("studies")
 MOST_TRIALS = 1_000_000
 """Of one study. Each is a row that every start reads; and a number's column on a server ends at 2^31."""
 MOST_SLOTS = 1024
+MOST_THREADS = 1024
+"""Of one slot, or of one run. A machine has some ten thousands in all, for every program on it."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ def slot_threads(slots: int, devices: tuple[str, ...]) -> int:
 
     if devices[0] != "cpu":
         return 1
-    share, asked = max(1, cores() // slots), os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
+    share, asked = min(MOST_THREADS, max(1, cores() // slots)), os.environ.get("OMP_NUM_THREADS", "")
+    # The length first: Python refuses to read a number of thousands of digits.
+    return min(share, int(asked)) if asked.isdecimal() and len(asked) < 10 and int(asked) else share
 
 
 def storage_url(storage: str | None, studies_dir: Path) -> str:
@@ -111,11 +114,22 @@ def read_secret(option: str, path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Where tokenised texts are kept, shared by all studies of a user. `HPSEARCH_CACHE_DIR` names another place."""
+    """Where tokenised texts are kept, shared by all studies of a user. `HPSEARCH_CACHE_DIR` names another place.
+
+    Raises BadInput where that is not set and this user has no home folder.
+    """
     from platformdirs import user_cache_path
 
     named = os.environ.get("HPSEARCH_CACHE_DIR")
-    return Path(named) if named else user_cache_path("hpsearch", appauthor=False)
+    if named:
+        return Path(named)
+    try:
+        found = user_cache_path("hpsearch", appauthor=False)
+    except RuntimeError:  # Neither HOME nor an entry among the users; older releases leave the "~" where it is.
+        found = Path("~")
+    if not found.is_absolute():
+        raise BadInput("this user has no home folder to keep prepared texts in; name a folder with HPSEARCH_CACHE_DIR")
+    return found
 
 
 def require_writable(path: Path) -> None:

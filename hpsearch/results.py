@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import importlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hpsearch.errors import BadInput
 from hpsearch.objectives import NEGATED
 from hpsearch.places import STUDIES_DIR, storage_url
+from hpsearch.report.tables import Columns
 from hpsearch.report.view import StudyView, short
 from hpsearch.storage.records import TrialRecord
 
@@ -102,25 +104,36 @@ class Study:
 
     def frame(self) -> pandas.DataFrame:
         """A data frame with a row a trial: number, state, value, every hyperparameter, the other metrics, and what it cost.
+        Where a name means something else here, a hyperparameter is `config.NAME`, a metric `metrics.NAME`, and an objective
+        (of several) `objective.NAME`.
 
         Needs pandas: `pip install 'hpsearch[notebook]'`.
         """
         pandas = _pandas("Study.frame")
+        trials = self.trials
+        columns = Columns(("number", "state", "value", "rung", "step", "seconds", "reason"))
+        settings = {name: columns.add("config", name) for name in _names(trial.config for trial in trials)}
+        metrics = {
+            name: self._column(columns, name) for name in _names(trial.metrics for trial in trials) if name != self.objective
+        }
         rows = []
-        for trial in self.trials:
+        for trial in trials:
             row: dict[str, Any] = {"number": trial.number, "state": trial.state, "value": trial.value}
-            row |= {f"config.{name}" if name in row else name: value for name, value in trial.config.items()}
-            row |= {name: value for name, value in trial.metrics.items() if name not in row and name != self.objective}
-            rest = {"rung": trial.rung, "step": trial.step, "seconds": trial.seconds, "reason": trial.reason}
-            rows.append(row | {name: value for name, value in rest.items() if name not in row})
+            row |= {column: trial.config[name] for name, column in settings.items() if name in trial.config}
+            row |= {column: trial.metrics[name] for name, column in metrics.items() if name in trial.metrics}
+            row |= {"rung": trial.rung, "step": trial.step, "seconds": trial.seconds, "reason": trial.reason}
+            rows.append(row)
         return pandas.DataFrame(rows)
 
     def curves(self) -> pandas.DataFrame:
-        """A data frame with a row an evaluation: trial, rung, step, seconds, and what was measured. Needs pandas."""
+        """A data frame with a row an evaluation: trial, rung, step, seconds, and what was measured (as `metrics.NAME`, or
+        `objective.NAME`, where the name means something else here). Needs pandas."""
         pandas = _pandas("Study.curves")
+        columns = Columns(("trial", "rung", "step", "seconds"))
+        metrics = {name: self._column(columns, name) for name in _names(point.metrics for point in self.view.points)}
         rows = [
             {"trial": point.trial_number, "rung": point.rung, "step": point.iteration, "seconds": point.seconds}
-            | {name: value for name, value in point.metrics.items() if not self._hidden(name)}
+            | {metrics[name]: value for name, value in point.metrics.items() if not self._hidden(name)}
             for point in self.view.points
         ]
         return pandas.DataFrame(rows)
@@ -171,6 +184,11 @@ class Study:
             folder=self.folder / "trials" / f"{record.number:04d}",
         )
 
+    def _column(self, columns: Columns, name: str) -> str:
+        """The column of what was measured."""
+        objectives = self.view.study.objectives
+        return columns.add("objective" if name in objectives or NEGATED + name in objectives else "metrics", name)
+
     def _sign(self, name: str) -> float:
         return -1.0 if self.view.study.own and name.startswith(NEGATED) else 1.0
 
@@ -198,6 +216,11 @@ def open_study(name: str | None = None, *, storage: str | None = None, studies_d
         return Study(name, url, folder, StudyView.load(store, store.study(name)))
     finally:
         store.close()
+
+
+def _names(tables: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of all, in the order of their first mention."""
+    return list(dict.fromkeys(name for table in tables for name in table))
 
 
 def _pandas(what: str) -> Any:

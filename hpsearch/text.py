@@ -6,7 +6,9 @@ UTF-8 file or database takes (Python reads a path that is not UTF-8 as such), NU
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 LONGEST_MESSAGE = 4_000
 """Characters of a reason, a warning or an error that are kept."""
@@ -15,6 +17,8 @@ TOLD = 300
 """Columns of a message in a table or a line about many trials."""
 
 CUT = " […] "
+
+_URI = "file:"
 
 
 BLANKS = "\n\t\u00a0\u3000"
@@ -41,12 +45,37 @@ def storable(text: str) -> str:
     return "".join(_escaped(each) if each == "\0" or "\ud800" <= each <= "\udfff" else each for each in text)
 
 
+def path_word(path: str) -> str:
+    """A path as files, databases and every export can hold it: itself, or, where its name is no UTF-8, a `file:` URI.
+
+    A relative path stays one (`file:caf%E9.txt`). A word that is a URI already stays as it is. Raises UnicodeEncodeError for
+    what can be no path: a surrogate that stands for no byte.
+    """
+    if path.startswith(_URI):
+        return path
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return _URI + quote_from_bytes(os.fsencode(path), safe="/~")
+    return path
+
+
+def path_of(word: str) -> str:
+    """The path of a `path_word`, or of a `file:` URI that a person wrote. A file named so is reached as `./file:x`."""
+    if not word.startswith(_URI):
+        return word
+    rest = word.removeprefix(_URI)
+    return os.fsdecode(unquote_to_bytes(rest.removeprefix("//localhost") if rest.startswith("//localhost/") else rest))
+
+
 def message(text: str, longest: int = LONGEST_MESSAGE) -> str:
     """A message of a trial or a program: storable, and at most `longest` characters; its middle is left out."""
-    if len(text) > longest:
-        half = (longest - len(CUT)) // 2
-        text = text[:half] + CUT + text[-half:]
-    return storable(text)
+    return _cut(storable(_cut(text, longest)), longest)  # What is escaped grows.
+
+
+def _cut(text: str, longest: int) -> str:
+    half = (longest - len(CUT)) // 2
+    return text if len(text) <= longest else text[:half] + CUT + text[-half:]
 
 
 def shortened(text: str, longest: int) -> str:

@@ -11,7 +11,9 @@ import hashlib
 import importlib
 import math
 import os
+import posixpath
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from hpsearch.errors import BadInput, did_you_mean
+from hpsearch.report.tables import Columns
 from hpsearch.search.watcher import Watcher
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 from hpsearch.training.events import EvalPoint, Progress
@@ -28,6 +31,9 @@ CLOSE_S = 60.0
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING", "WANDB_ERROR_REPORTING": "false"}
 """What the libraries read when they are imported, unless the user has set it: they would tell their makers how they are used,
 and write into the live view."""
+
+
+Say = Callable[[str], None]
 
 
 class Tracker(Protocol):
@@ -47,7 +53,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files below `tensorboard` in the study's folder: `tensorboard --logdir`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Say) -> None:
         self._events: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
         self._summaries: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2")
         self._hparams: Any = importlib.import_module("tensorboard.plugins.hparams.summary_v2")
@@ -85,13 +91,26 @@ class TensorBoard:
 
 
 class MLflow:
-    """Runs of an experiment with the study's name, at MLFLOW_TRACKING_URI or MLflow's own default."""
+    """Runs of an experiment with the study's name, at MLFLOW_TRACKING_URI or MLflow's own default.
+
+    A name that MLflow takes for no metric or parameter is written in another form (`acc@1` as `acc_1`); what it refuses all the
+    same is left out, and told of once.
+    """
 
     STATUS: ClassVar = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAILED: "FAILED"}
+    METRICS, PARAMS = 1_000, 100
+    """Most that one request may have."""
+    LONGEST_NAME, LONGEST_VALUE, SHORT_VALUE = 250, 6_000, 250
+    """Characters of a name and of a parameter's value; of a value that every server takes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Say) -> None:
+        self._say = say
+        self._names: dict[str, str] = {}
+        """What is written in the place of a name."""
+        self._refused: set[str] = set()
         mlflow: Any = importlib.import_module("mlflow")
         self._entities: Any = importlib.import_module("mlflow.entities")
+        self._errors: Any = importlib.import_module("mlflow.exceptions")
         self._client = mlflow.MlflowClient()
         self._runs: dict[int, str] = {}
 
@@ -112,28 +131,60 @@ class MLflow:
             "hpsearch.proposed_by": trial.proposed_by,
         }
         self._runs[trial.number] = self._client.create_run(experiment, tags=tags).info.run_id
-        params = [self._entities.Param(name, str(value)) for name, value in trial.config.items() if value is not None]
-        self._client.log_batch(self._runs[trial.number], params=params)
+        run = self._runs[trial.number]
+        params = {self._name(name): str(value) for name, value in trial.config.items() if value is not None}
+        made = [self._entities.Param(name, value[: self.LONGEST_VALUE]) for name, value in params.items()]
+        for first in range(0, len(made), self.PARAMS):
+            for refused in self._logged(run, "params", made[first : first + self.PARAMS]):
+                short = self._entities.Param(refused.key, refused.value[: self.SHORT_VALUE])
+                self._leave_out(self._logged(run, "params", [short]))
 
     def log(self, trial: TrialRecord, step: int, measured: Mapping[str, float]) -> None:
-        now = int(time.time() * 1000)
-        metrics = [self._entities.Metric(name, value, now, step) for name, value in measured.items()]
-        self._client.log_batch(self._runs[trial.number], metrics=metrics)
+        self._log(self._runs[trial.number], step, measured)
 
     def end(self, trial: TrialRecord, final: Mapping[str, float]) -> None:
         run = self._runs.pop(trial.number)
-        self.log_final(run, trial, final)
+        self._log(run, trial.iteration, {f"final_{name}": value for name, value in final.items()})
         self._client.set_tag(run, "hpsearch.state", str(trial.state))
         self._client.set_tag(run, "hpsearch.reason", trial.reason[:500])  # Empty over that of an earlier pause.
         if trial.state in self.STATUS:
             self._client.set_terminated(run, self.STATUS[trial.state])
 
-    def log_final(self, run: str, trial: TrialRecord, final: Mapping[str, float]) -> None:
-        now = int(time.time() * 1000)
-        metrics = [self._entities.Metric(f"final_{name}", value, now, trial.iteration) for name, value in final.items()]
-        self._client.log_batch(run, metrics=metrics)
-
     def close(self) -> None: ...
+
+    def _log(self, run: str, step: int, measured: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        made = [self._entities.Metric(self._name(name), value, now, step) for name, value in measured.items()]
+        for first in range(0, len(made), self.METRICS):
+            self._leave_out(self._logged(run, "metrics", made[first : first + self.METRICS]))
+
+    def _logged(self, run: str, kind: str, entities: list[Any]) -> list[Any]:
+        """Log all, or else each alone. Returns those that MLflow refuses."""
+        try:
+            self._client.log_batch(run, **{kind: entities})
+        except self._errors.MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            return entities if len(entities) == 1 else [each for one in entities for each in self._logged(run, kind, [one])]
+        return []
+
+    def _leave_out(self, refused: list[Any]) -> None:
+        for each in refused:
+            if each.key not in self._refused:
+                self._refused.add(each.key)
+                self._say(f"--tracker mlflow: MLflow takes no {each.key!r}, which is left out there; the study has it")
+
+    def _name(self, name: str) -> str:
+        """A name as MLflow takes it: letters, digits, _, -, spaces, and / and . where that is no odd path. No two are alike."""
+        if name not in self._names:
+            fit = re.sub(r"[^/\w.\- ]", "_", name)[: self.LONGEST_NAME]
+            if posixpath.normpath(fit) != fit or fit.startswith(("/", ".")):
+                fit = re.sub(r"[/.]", "_", fit) or "_"
+            taken, number, stem = set(self._names.values()), 2, fit
+            while fit in taken:
+                fit, number = f"{stem[: self.LONGEST_NAME - 8]}_{number}", number + 1
+            self._names[name] = fit
+        return self._names[name]
 
 
 class WandB:
@@ -143,7 +194,7 @@ class WandB:
     def mode() -> Any:
         return os.environ.get("WANDB_MODE", "offline")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Say) -> None:
         self._wandb: Any = importlib.import_module("wandb")
         self._folder = folder
         self._runs: dict[int, Any] = {}
@@ -163,7 +214,8 @@ class WandB:
         )
 
     def log(self, trial: TrialRecord, step: int, measured: Mapping[str, float]) -> None:
-        self._runs[trial.number].log(dict(measured), step=step)
+        # Names that begin so are W&B's own, as `_step`.
+        self._runs[trial.number].log({name.lstrip("_") or name: value for name, value in measured.items()}, step=step)
 
     def end(self, trial: TrialRecord, final: Mapping[str, float]) -> None:
         run = self._runs.pop(trial.number)
@@ -176,7 +228,7 @@ class WandB:
             run.finish(exit_code=1)
 
 
-TRACKERS: dict[str, tuple[str, Callable[[Path], Tracker]]] = {
+TRACKERS: dict[str, tuple[str, Callable[[Path, Say], Tracker]]] = {
     "tensorboard": ("tensorboard", TensorBoard),
     "mlflow": ("mlflow", MLflow),
     "wandb": ("wandb", WandB),
@@ -211,7 +263,7 @@ class Tracking:
     folder: the study's. say: gets a line when a tracker fails.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, names: Sequence[str], folder: Path, say: Say) -> None:
         self._names, self._folder, self._say = list(dict.fromkeys(names)), folder, say
         self._study: StudyRecord | None = None
         self._heard: queue.SimpleQueue[tuple[str, TrialRecord, EvalPoint | None] | None] = queue.SimpleQueue()
@@ -246,7 +298,7 @@ class Tracking:
     def _work(self) -> None:
         trackers: dict[str, Tracker] = {}
         for name in self._names:
-            self._safely(trackers, name, lambda: trackers.update({name: TRACKERS[name][1](self._folder)}))  # noqa: B023
+            self._safely(trackers, name, lambda: trackers.update({name: TRACKERS[name][1](self._folder, self._say)}))  # noqa: B023
         begun: set[int] = set()
         while (heard := self._heard.get()) is not None:
             what, trial, point = heard
@@ -267,10 +319,14 @@ class Tracking:
         return self._study
 
     def _measured(self, point: EvalPoint) -> dict[str, float]:
-        measured = {**point.metrics, "seconds": point.seconds}
+        names = ["seconds"]
         if not self._record.own:
-            names = ("train_loss", "learning_rate", "grad_norm", "tokens_per_s", "tokens", "flops")
-            measured |= {name: float(getattr(point, name)) for name in names}
+            names += ["train_loss", "learning_rate", "grad_norm", "tokens_per_s", "tokens", "flops"]
+        columns, objectives = Columns(names), self._record.objectives
+        measured = {
+            columns.add("objective" if name in objectives else "metrics", name): value for name, value in point.metrics.items()
+        }
+        measured |= {name: float(getattr(point, name)) for name in names}
         return {name: value for name, value in measured.items() if math.isfinite(value)}
 
     def _all(self, trackers: dict[str, Tracker], method: str, *arguments: Any) -> None:

@@ -27,7 +27,7 @@ from hpsearch.search.limits import Cost, Limits, Reached
 from hpsearch.search.study import Checked, CheckedModel, Request, Study, check, open_study
 from hpsearch.search.watcher import Watcher
 from hpsearch.space.edges import edges
-from hpsearch.storage.engine import sqlite_file
+from hpsearch.storage.engine import settle, sqlite_file
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.store import Store
 from hpsearch.tracking import Both, Tracking, require_trackers
@@ -144,6 +144,7 @@ def _work(
             # Where the database is away the lease ends by itself; what has been said of that counts.
             with contextlib.suppress(StudyGone, StudyOwned, StorageUnreachable):
                 opened.store.release(opened.record.id, owner)
+            settle()  # A notebook does not end with its study.
     return Worked(opened, ended, coordinator.stopping, coordinator.limit, coordinator.stopped_for_now, caught, interrupted)
 
 
@@ -255,7 +256,9 @@ def announce(
         say(f"--trials {asked}: the study's total is {record.trials_target} already, and only grows; it goes on to that")
     if not isinstance(checked, CheckedModel):
         return  # Only its own runs tell what a trainer of one's own costs.
-    from hpsearch.search.forecast import draw_configs, effort_for, forecast, note, trial_flops
+    for told in checked.corpus.split.notes:
+        say(told)
+    from hpsearch.search.forecast import dear_evaluations, draw_configs, effort_for, forecast, note, trial_flops
     from hpsearch.search.measuring import GLANCE_S, MEASURE_S, Bench, measure_speed
     from hpsearch.search.priors import clamped
     from hpsearch.search.samplers import FeasibleSampler
@@ -288,6 +291,8 @@ def announce(
         noted = note(found)
         study.store.set_extras(record.id, {**record.extras, "forecast": noted}, token=token)
     say(cost(noted, left, retrainings=_retrainings(confirm, study.total)))
+    if dear := dear_evaluations(noted):
+        say(dear)
 
 
 def started_from(record: StudyRecord) -> list[str]:
@@ -302,11 +307,13 @@ def cost(noted: Mapping[str, Any], left: int, *, retrainings: int = 0) -> str:
     again = duration(retrainings / noted["trials"] * noted["seconds"])
     most = part * noted.get("slowest_seconds", 0.0)
     slowest = f", {duration(most)} if all are as the slowest" if most > 1.25 * part * noted["seconds"] else ""
+    read = noted.get("evaluation_flops")
+    measured = f" whose evaluations cost {amount(read, 'FLOP')} more" if read else ""
     then = f"; then up to {retrainings} retrainings to confirm, about {again} more" if retrainings else ""
     return (
         f"cost: {left} trials, {noted['slots']} at a time, none pruned: about {duration(part * noted['seconds'])}{slowest}; "
         f"{noted['tokens']:,.0f} tokens and {amount(noted['flops'], 'FLOP')} a trial (the mean), "
-        f"{noted['rungs']} rungs, "
+        f"{noted['rungs']} rungs{measured}, "
         f"up to {amount(part * noted['disk_bytes'], 'B')} of disk, {amount(noted['memory_bytes'], 'B')} of memory{then}"
     )
 

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent / "support"))
 import warm
 from cli import Cli
 from ray_nodes import RayNodes, ray_nodes_of
-from servers import NoServer, Server, start_mariadb, start_postgresql
+from servers import NoServer, Server, start_mariadb, start_pgbouncer, start_postgresql
 
 # Several workers share few cores: a second thread of each would wait for the first, and burn the others' time meanwhile.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -59,6 +59,12 @@ def cli(tmp_path: Path, environment: dict[str, str]) -> Iterator[Cli]:
 def postgresql_server() -> Iterator[Server]:
     """A real PostgreSQL for all tests that only use it; one that stops its server starts its own."""
     yield from _running(start_postgresql)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_server(postgresql_server: Server) -> Iterator[Server]:
+    """A real pgbouncer before it, with a session for each transaction."""
+    yield from _running(lambda: start_pgbouncer(postgresql_server))
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def train(config: dict[str, Any], run: hpsearch.Run) -> Iterator[hpsearch.Evalua
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        if step % run.eval_interval == 0:
+        if run.evaluation_due(step):
             with torch.no_grad():
                 accuracy = (model(x[held_out]).argmax(1) == y[held_out]).float().mean().item()
             path = run.folder / f"step-{step}.pt"

@@ -18,6 +18,7 @@ from hpsearch import __version__
 from hpsearch.cli import streams
 from hpsearch.cli.arguments import take_words
 from hpsearch.errors import INTERRUPTED, BadInput, HpsearchError, StoppedForNow
+from hpsearch.files import trouble
 
 app = typer.Typer(
     name="hpsearch",
@@ -42,8 +43,16 @@ def options(
 
 
 def main() -> None:
-    """Run one verb; the exit codes are those of `hpsearch.errors`."""
+    """Run one verb; the exit codes are those of `hpsearch.errors`. However it ends, no database is left open."""
     streams.prepare()
+    try:
+        _run()
+    finally:
+        if engine := sys.modules.get("hpsearch.storage.engine"):  # Slow to import, and not every verb needs one.
+            engine.close_all()
+
+
+def _run() -> None:
     # Optuna calls what it has had for years experimental; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*experimental")
     try:
@@ -66,15 +75,15 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _complain(f"{error.filename or 'a file'}: {error.strerror}; make room, then run the same command again")
-            sys.exit(StoppedForNow.exit_code)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             _complain(f"{str(error.filename)[:60]}…: this name is too long for a file; give a shorter one")
             sys.exit(BadInput.exit_code)
         if isinstance(error, FileNotFoundError) and not _temporary_folder():
             _complain("no folder for temporary files can be written; set TMPDIR to one that can")
             sys.exit(BadInput.exit_code)
+        if isinstance(error, OSError) and (told := trouble(error)):  # A disk that is full, gone or read-only.
+            _complain(told)
+            sys.exit(StoppedForNow.exit_code)
         code = 1
         _complain(f"unexpected error, a bug: {type(error).__name__}: {_first_line(error)}; {_write_traceback()}")
     # Under `python -m`, Python ends itself by SIGINT, caught or not, if that came while a string was executed, as where a

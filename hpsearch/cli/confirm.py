@@ -185,7 +185,6 @@ def print_verdict(view: StudyView) -> None:
 
 def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:
     """Write the files that `run` left at its end anew, now with the verdict; not before it has ended."""
-    from hpsearch.cli.take import load_optuna
     from hpsearch.report.export import best_config_yaml
     from hpsearch.report.view import axes
     from hpsearch.space.edges import edges
@@ -195,9 +194,10 @@ def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:
     folder = studies_dir / view.study.folder
     if not view.study.finished_reason or view.best is None or not folder.is_dir():
         return
+    from hpsearch.report.importance import study_of
     from hpsearch.report.page import write_report
 
     write_atomically(folder / "best.yaml", best_config_yaml(view, view.best))
     space = parse_space(view.study.space_text, f"study {view.study.name}")
     at_edge, told = edges(space, view.best.params), started_from(view.study)
-    write_report(view, load_optuna(url, view.study.name), axes(space), folder / "report.html", edges=at_edge, earlier=told)
+    write_report(view, study_of(view, space), axes(space), folder / "report.html", edges=at_edge, earlier=told)

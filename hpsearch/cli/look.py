@@ -158,6 +158,7 @@ def trials(
 ) -> None:
     """List the trials of a study."""
     from hpsearch.report.sparkline import levels_for, sparkline
+    from hpsearch.report.tables import Columns
     from hpsearch.report.view import described, short, trial_dict
 
     if format is not None or out is not None:
@@ -171,7 +172,9 @@ def trials(
         return
     levels = levels_for(sys.stdout.encoding)
     objectives = view.study.objectives
-    header = ["trial", "state", *objectives, "curve", "rung", "seconds", "by", "reason, or what was proposed"]
+    before, after = ["trial", "state"], ["curve", "rung", "seconds", "by", "reason, or what was proposed"]
+    columns = Columns((*before, *after))
+    header = [*before, *(columns.add("objective", name) for name in objectives), *after]
     rows = [
         [
             str(trial.number),
@@ -243,6 +246,7 @@ def show(
 
 def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]) -> None:
     from hpsearch.report.sparkline import levels_for, sparkline
+    from hpsearch.report.tables import Columns
     from hpsearch.report.view import described, short
 
     name = view.study.objectives[0]
@@ -284,7 +288,9 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
             ]
             for point in points
         ]
-        print_table(["rung", "step", *before, *metrics, *after], rows)
+        columns, objectives = Columns(("rung", "step", *before, *after)), view.study.objectives
+        named = [columns.add("objective" if metric in objectives else "metrics", metric) for metric in metrics]
+        print_table(["rung", "step", *before, *named, *after], rows)
     decisions = [decision for decision in view.decisions if decision.trial_number == trial.number]
     if decisions:
         print("\ndecisions")

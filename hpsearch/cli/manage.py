@@ -38,8 +38,8 @@ def delete(
     folder = studies_dir / record.folder
     if not yes:
         if not sys.stdin.isatty():
-            raise BadInput(f"delete '{study}'? Nobody is here to answer: add --yes")
-        if not typer.confirm(f"delete study '{study}' with its {len(store.trials(record.id))} trials and {folder}?"):
+            raise BadInput(f"delete '{record.name}'? Nobody is here to answer: add --yes")
+        if not typer.confirm(f"delete study '{record.name}' with its {len(store.trials(record.id))} trials and {folder}?"):
             print("nothing was deleted", file=sys.stderr)
             return
     mirror = Mirror(shared) if shared else None
@@ -47,12 +47,14 @@ def delete(
     if mirror:
         mirror.remove(record.folder)  # First: it may be out of reach, and then the study still has its name.
     theirs = optuna_storage(storage_url(storage, studies_dir))
-    with contextlib.suppress(KeyError):  # Optuna's dashboard may have deleted its part already.
-        forget_files(load_study(study_name=study, storage=theirs), studies_dir)
-        theirs.delete_study(theirs.get_study_id_from_name(study))
+    name = theirs.name_of(record)
+    if name is not None:  # Optuna's dashboard may have deleted its part already.
+        with contextlib.suppress(KeyError):
+            forget_files(load_study(study_name=name, storage=theirs), studies_dir)
+            theirs.delete_study(theirs.get_study_id_from_name(name))
     store.delete_study(record.id)
     left = "" if remove_study(folder) else f"; {folder} could not be removed whole: remove it by hand"
-    print(f"study '{study}' is deleted{left}", file=sys.stderr)
+    print(f"study '{record.name}' is deleted{left}", file=sys.stderr)
 
 
 db_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)

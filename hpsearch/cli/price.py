@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import tempfile
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from hpsearch.cli import app
 from hpsearch.cli.options import DeviceOption, JsonOption, cache_dir, print_json
 from hpsearch.cli.run import DataOption, SetOption, SpaceOption
 from hpsearch.errors import BadInput
+from hpsearch.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from hpsearch.search.forecast import Forecast, TrialCost
@@ -56,13 +56,13 @@ def price(
     devices = choose_device(device)
     count = slot_count(slots, devices)
     threads = slot_threads(count, devices)
-    with tempfile.TemporaryDirectory(prefix="hpsearch-price-") as nowhere:
+    with temporary_folder("price") as nowhere:
         request = Request(
             space=chosen,
             name="price",
             trials=trials,
             storage_url="",
-            studies_dir=Path(nowhere),
+            studies_dir=nowhere,
             cache_dir=cache_dir(),
             devices=devices,
             threads=threads,
@@ -89,11 +89,9 @@ def price(
 
 def forecast_dict(found: Forecast) -> dict[str, Any]:
     """The forecast as documented JSON: `trials`, `slots`, `rungs`, `seconds` (wall time of the study), `slowest_seconds`
-    (the same if every trial is as the slowest), `tokens`, `flops`,
-    `disk_bytes`, `memory_bytes` of all of it, `trial` (of the mean one), `by_rung` (of the mean one, up to each) and `shapes`
-    (what was measured)."""
-    from dataclasses import asdict
-
+    (the same if every trial is as the slowest), `tokens`, `flops` (training, as in budgets), `evaluation_flops` (beside it),
+    `disk_bytes`, `memory_bytes` of all of it, `baseline_evaluations` (FLOPs of the baseline's evaluations over those of its
+    training), `trial` (of the mean one), `by_rung` (of the mean one, up to each) and `shapes` (what was measured)."""
     from hpsearch.model.counting import count
 
     return {
@@ -104,6 +102,8 @@ def forecast_dict(found: Forecast) -> dict[str, Any]:
         "slowest_seconds": found.slowest_seconds,
         "tokens": found.trials * found.trial.tokens,
         "flops": found.trials * found.trial.flops,
+        "evaluation_flops": found.trials * found.trial.evaluation_flops,
+        "baseline_evaluations": found.baseline_evaluations,
         "disk_bytes": found.disk_bytes,
         "memory_bytes": found.memory_bytes,
         "trial": asdict(found.trial),
@@ -124,11 +124,13 @@ def print_forecast(found: Forecast) -> None:
     from hpsearch.cli.look import print_table
     from hpsearch.model.counting import count
     from hpsearch.report.view import amount, duration
+    from hpsearch.search.forecast import dear_evaluations, note
 
     print(f"{found.trials} trials, {found.slots} at a time: about {duration(found.seconds)} if none is pruned")
     print(f"        {duration(found.slowest_seconds)} if all are as the slowest")
     print(f"tokens  {amount(found.trials * found.trial.tokens, '')}")
-    print(f"compute {amount(found.trials * found.trial.flops, 'FLOP')}")
+    beside = amount(found.trials * found.trial.evaluation_flops, "FLOP")
+    print(f"compute {amount(found.trials * found.trial.flops, 'FLOP')} of training; {beside} of evaluations, in no budget")
     print(f"disk    {amount(found.disk_bytes, 'B')} of checkpoints")
     print(f"memory  {amount(found.memory_bytes, 'B')} in all slots together, with the largest model that was measured")
     print("\nthe mean trial, up to each rung")
@@ -153,6 +155,8 @@ def print_forecast(found: Forecast) -> None:
     ]
     header = ["parameters", "batch", "step", "speed", "evaluation", "checkpoint", "start and sample", "memory"]
     print_table(header, rows)
+    if dear := dear_evaluations(note(found)):
+        print(f"\n{dear}")
     print(
         "\nTrials are forecast as random draws from the space at first, and then ever more as what scaling laws find best for "
         "the budget, where a search is likely to go. Pruning makes a study cheaper."
@@ -160,4 +164,4 @@ def print_forecast(found: Forecast) -> None:
 
 
 def _without_disk(cost: TrialCost) -> dict[str, float]:
-    return {"seconds": cost.seconds, "tokens": cost.tokens, "flops": cost.flops}
+    return {name: value for name, value in asdict(cost).items() if name != "disk_bytes"}

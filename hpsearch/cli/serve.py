@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -60,16 +61,15 @@ def dashboard(
     from hpsearch.service.notes import artifact_files
 
     warnings.simplefilter("ignore")  # Of Optuna's importances, at each poll; the page says the same.
-    page = ""
+    record = None
     if study is not None or len(open_store(storage, studies_dir).studies()) == 1:
         _, record = open_for_reading(storage, studies_dir, study)
-        page = record.name
     try:
         server, address = open_server(
             storage_url(storage, studies_dir),
             host,
             port,
-            page,
+            record,
             token=read_token(token_file),
             hosts=allow_host or (),
             files=artifact_files(studies_dir, create=False) if studies_dir.is_dir() else None,
@@ -77,12 +77,15 @@ def dashboard(
     except OSError as error:
         raise BadInput(f"--port {port}: cannot be opened on {host} ({error.strerror}); --port 0 takes a free one") from None
     if studies_dir.is_dir():
-        artifact_files(studies_dir)  # Not before: a server that is refused leaves nothing behind.
+        with contextlib.suppress(OSError):  # What can only be read is shown without files.
+            artifact_files(studies_dir)  # Not before: a server that is refused leaves nothing behind.
     print(f"optuna-dashboard: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Beside the server, which answers meanwhile.
     showing = threading.Thread(
-        target=show, args=(storage, studies_dir, page, threading.Event() if watch else None), daemon=True
+        target=show,
+        args=(storage, studies_dir, record.name if record else "", threading.Event() if watch else None),
+        daemon=True,
     )
     showing.start()
     with server:
@@ -123,7 +126,7 @@ def show_one(store: Store, record: StudyRecord, url: str, studies_dir: Path) -> 
 
     view = StudyView.load(store, record)
     space = parse_space(record.space_text, f"study {record.name}")
-    show_study(view, load_optuna(url, record.name), axes(space), studies_dir, edges=at_edge(view))
+    show_study(view, load_optuna(url, record), axes(space), studies_dir, edges=at_edge(view))
 
 
 def read_token(path: Path | None) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,6 +29,8 @@ from hpsearch.cli.options import (
 )
 from hpsearch.cli.run import TimeoutOption, parse_setting, run, say, view
 from hpsearch.errors import BadInput, did_you_mean
+from hpsearch.files import write_atomically
+from hpsearch.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,9 +115,9 @@ def resume(
     if record.own:
         # What is in a database names no program to run.
         raise BadInput(f"study '{record.name}' has a trainer of your own: go on with the command that began it")
-    with tempfile.TemporaryDirectory() as folder:
-        space = Path(folder) / f"{record.name}.yaml"
-        space.write_text(record.space_text, encoding="utf-8")
+    with temporary_folder("resume") as folder:
+        space = folder / "space.yaml"
+        write_atomically(space, record.space_text)
         return run(
             space=str(space),
             trials=record.trials_target if trials is None else trials,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -27,14 +28,15 @@ from hpsearch.cli.options import (
     require_folder,
     require_own_folder,
     require_writable,
-    storage_url,
 )
-from hpsearch.errors import INTERRUPTED, BadInput, did_you_mean
+from hpsearch.errors import INTERRUPTED, BadInput, StudyGone, did_you_mean
 from hpsearch.files import write_atomically
 from hpsearch.training.events import Answer, Outcome
 
 if TYPE_CHECKING:
+    from hpsearch.report.export import ExportedConfig
     from hpsearch.report.view import Scale, StudyView
+    from hpsearch.storage.records import StudyRecord
 
 
 @app.command()
@@ -57,6 +59,8 @@ def report(
     studies_dir: StudiesDirOption = STUDIES_DIR,
 ) -> None:
     """Write one self-contained HTML page with the study's figures, or the figures as files."""
+    from hpsearch.cli.run import load_forest
+    from hpsearch.report.importance import study_of
     from hpsearch.report.page import write_report
     from hpsearch.report.paint import FORMATS, require_painter
     from hpsearch.report.view import axes
@@ -77,7 +81,8 @@ def report(
         require_folder("--out", where)
     view = load_view(storage, studies_dir, study)
     space = parse_space(view.study.space_text, f"study {view.study.name}")
-    optuna_study = load_optuna(storage_url(storage, studies_dir), view.study.name)
+    load_forest()
+    optuna_study = study_of(view, space)
     if format != "html":
         written = write_figures_of(view, optuna_study, axes(space), where, format, figure or ())
         say(f"{len(written)} figure{'s' if len(written) != 1 else ''} of '{view.study.name}' in {where}")
@@ -105,14 +110,21 @@ def write_figures_of(
     return write_figures({name: drawn[name] for name in names or drawn}, folder, format)
 
 
-def load_optuna(url: str, name: str) -> Any:
-    """Optuna's own study, for its importances."""
+def load_optuna(url: str, record: StudyRecord) -> Any:
+    """Optuna's own study, for what is to be shown by its dashboard. Raises StudyGone where another program deleted it."""
     import optuna
 
     from hpsearch.storage.engine import optuna_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=name, storage=optuna_storage(url))
+    storage = optuna_storage(url)
+    name = storage.name_of(record)
+    if name is None:
+        raise StudyGone(
+            f"study '{record.name}' was deleted by another program; "
+            f"`hpsearch delete --study {record.name}` removes what is left of it"
+        )
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 @app.command()
@@ -143,15 +155,15 @@ def train(
     """Train one config and keep its weights; an exported one reaches its exported score again on the same CPU."""
     from hpsearch.cli.run import parse_setting
     from hpsearch.execution.devices import choose_device
-    from hpsearch.places import slot_threads
+    from hpsearch.places import MOST_THREADS, slot_threads
     from hpsearch.report.export import config_yaml, parse_value, read_config
 
-    if threads is not None and threads < 1:
-        raise BadInput(f"--threads {threads}: give a whole number from 1")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadInput(f"--threads {threads}: give a whole number from 1 to {MOST_THREADS}")
     changes = {name: parse_value(text) for name, text in map(parse_setting, settings or [])}
     if config is None and not changes:
         raise BadInput("what is to be trained? Name a file with --config FILE, or hyperparameters with --set NAME=VALUE")
-    asked = read_config(config, changes)
+    asked = _on_text(read_config(config, changes), data, changes)
     where = choose_device(device)[0]
     if log_file is not None:
         require_writable(log_file)
@@ -170,12 +182,12 @@ def train(
 
             result = train_config(
                 asked.settings,
-                asked.data.model_copy(update={"text": data}) if data is not None else asked.data,
+                asked.data,
                 out,
                 cache_dir=cache_dir(),
                 device=where,
                 threads=threads or asked.run.threads or slot_threads(1, (where,)),
-                fingerprint="" if data is not None else asked.data_fingerprint,
+                fingerprint=asked.data_fingerprint,
                 objectives=(asked.study.objective,) if asked.study else (),
                 say=say,
                 asked=pausing.asked,
@@ -193,7 +205,7 @@ def train(
         say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
         return pausing.exit_code
     # As it was then, and not after hours of training; a pipe is read only once.
-    as_it_was = config is not None and not changes and config.suffix.lower() != ".toml"
+    as_it_was = config is not None and not changes and data is None and config.suffix.lower() != ".toml"
     write_atomically(out / "config.yaml", asked.text if as_it_was else config_yaml(asked))
     found = result.metrics.get(asked.study.objective) if asked.study else None
     expected = asked.study.value if asked.study and data is None and not changes else None
@@ -206,6 +218,25 @@ def train(
         print(f"{asked.study.objective} {found:.6f}: {verdict}")
     print(f"next: hpsearch generate --model {out} --prompt 'The '")
     return 0
+
+
+def _on_text(asked: ExportedConfig, text: str | None, changes: Mapping[str, Any]) -> ExportedConfig:
+    """A config on the text of `--data`, if any. Where its own vocabulary was another text's, it is left out, and said."""
+    from hpsearch.config import DataConfig, TrialConfig
+
+    if text is not None:
+        data = DataConfig.model_validate(asked.data.model_dump() | {"text": text})
+        asked = replace(asked, data=data, data_fingerprint="")
+    changed = {"architecture", "data.tokenizer"} & changes.keys()
+    if asked.data.tokenizer == "chars":  # Of bytes it is the same whatever the text.
+        changed |= {"data.text", "data.validation"} & changes.keys() | ({"--data"} if text is not None else set())
+    if not changed or "vocab_size" in changes or "vocab_size" not in asked.settings or asked.data.tokenizer == "bpe":
+        return asked
+    own = asked.settings["vocab_size"]
+    say(f"the config's vocab_size, {own}, is left out: it was that of the text before {' and '.join(sorted(changed))}")
+    settings = {name: value for name, value in asked.settings.items() if name != "vocab_size"}
+    config = TrialConfig.build({"max_iters": 1} | settings)
+    return replace(asked, settings=settings, config=config)
 
 
 class Pausing:

@@ -32,6 +32,7 @@ from hpsearch.data.corruption import (
     pack_pair,
     swap_pair,
 )
+from hpsearch.data.held_out import windows_of
 from hpsearch.data.sampling import I64, U64, draw, key, keys, uniforms
 
 IGNORED = -100
@@ -62,6 +63,8 @@ class Batch:
     """Encoder in training with a sentence loss: 1 where the segments are swapped, else 0."""
     decoder_inputs_BT: Tensor | None = None
     """Encoder_decoder: [BOS] and the original text."""
+    weight_B: Tensor | None = None
+    """Float64, in an evaluation on weighted texts: of each target, the same in all of a batch. None: 1."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -112,27 +115,38 @@ def train_batch(corpus: Corpus, config: TrialConfig, iteration: int) -> Batch:
 def held_out_batches(corpus: Corpus, config: TrialConfig) -> list[Batch]:
     """The evaluation batches of a trial, of about HELD_OUT_TOKENS each: windows of context_length over each held-out span.
 
-    Decoder: every token of a span but its first is a target once, so the bytes add up to the span's, less the first token's.
-    Encoder_decoder: every token is a target once. Encoder: the tokens chosen for masking, and what becomes of them, depend on
-    the tokenizer alone; segments are never swapped. Short windows come last, padded, and padding is not counted.
+    Which tokens are scored, once each, and what is read before them: see `held_out.windows_of`. Decoder: every byte of a span
+    after its lead-in, whatever the tokenizer and the context length. Encoder_decoder: every token. Encoder: the tokens chosen
+    for masking, and what becomes of them, depend on the tokenizer alone; segments are never swapped. Short windows come last,
+    padded, and padding is not counted. Where texts are weighted, a batch is of one of them and has the weight that makes their
+    shares of all counted bytes what they are asked to be.
     """
     stride, width = window_shape(config.architecture, config.context_length)
-    windows: dict[bool, list[_Window]] = {True: [], False: []}
-    for number, text in enumerate(corpus.held_out(config.eval_iters)):
-        ids = corpus.tokenizer.encode(text).astype(np.int64)
+    parts: dict[int, list[_Window]] = {}
+    for number, span in enumerate(corpus.split.spans(config.eval_iters)):
+        # Encoded apart, so that no token is half of the lead-in. Only a decoder reads from one side, and has one.
+        border = span.lead if config.architecture == "decoder" else 0
+        lead, rest = map(corpus.tokenizer.encode, (span.text[:border], span.text[border:]))
+        ids = np.concatenate([lead, rest]).astype(np.int64)
         chances = uniforms(keys(key(_HELD_OUT, _CORRUPT), np.array([number], np.uint64)), len(ids))[0]
-        for start in range(0, len(ids) - (width - stride), stride):
-            part = slice(start, start + width)
-            window = _Window(number, start, ids[part], chances[part])
-            windows[len(window.ids) == width].append(window)
-    batches = []
-    rows = max(1, HELD_OUT_TOKENS // config.context_length)
-    for first in range(0, len(windows[True]), rows):
-        batches.append(_held_out_batch(corpus, config, windows[True][first : first + rows]))
-    short = [_held_out_batch(corpus, config, [window]) for window in windows[False]]
-    for first in range(0, len(short), rows):
-        batches.append(_stack(short[first : first + rows], corpus.tokenizer.specials.get("[PAD]", 0)))
-    return batches
+        for cut in windows_of(config.architecture, len(ids), len(lead), stride=stride, width=width):
+            read, places = slice(cut.start, cut.stop), np.arange(cut.start, cut.stop)
+            counted = (places >= cut.first) & (places < cut.last)
+            window = _Window(number, cut.start, ids[read], chances[read], counted)
+            parts.setdefault(span.part, []).append(window)
+    batches = {part: _held_out_part(corpus, config, windows, width) for part, windows in parts.items()}
+    weights = corpus.split.validation_weights
+    if weights is None:
+        return batches[0]
+    sizes = {part: sum(int(batch.bytes_BT.sum()) for batch in found) for part, found in batches.items()}
+    total = sum(sizes.values())
+    weighted = []
+    for part, found in batches.items():
+        weight = weights[part] * total / sizes[part] if sizes[part] else 0.0
+        for batch in found:
+            weight_B = torch.full((len(batch.inputs_BT),), weight, dtype=torch.float64)
+            weighted.append(dataclasses.replace(batch, weight_B=weight_B))
+    return weighted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,15 +155,28 @@ class _Window:
     start: int
     ids: I64
     chances: npt.NDArray[np.float64]
+    counted: npt.NDArray[np.bool_]
+
+
+def _held_out_part(corpus: Corpus, config: TrialConfig, windows: list[_Window], width: int) -> list[Batch]:
+    """The batches of some windows: whole ones first, then those that are shorter than `width`, padded."""
+    rows = max(1, HELD_OUT_TOKENS // config.context_length)
+    whole = [window for window in windows if len(window.ids) == width]
+    batches = [_held_out_batch(corpus, config, whole[first : first + rows]) for first in range(0, len(whole), rows)]
+    short = [_held_out_batch(corpus, config, [window]) for window in windows if len(window.ids) < width]
+    for first in range(0, len(short), rows):
+        batches.append(_stack(short[first : first + rows], corpus.tokenizer.specials.get("[PAD]", 0)))
+    return batches
 
 
 def _held_out_batch(corpus: Corpus, config: TrialConfig, windows: list[_Window]) -> Batch:
     """A batch of windows of one length."""
     tokens_BN = np.stack([window.ids for window in windows])
+    counted_BN = np.stack([window.counted for window in windows])
     if config.architecture == "decoder":
-        return _next_token(corpus, tokens_BN)
+        return _next_token(corpus, tokens_BN, counted_BN)
     if config.architecture == "encoder":
-        return _masked(corpus, config, tokens_BN, np.stack([window.chances for window in windows]), None)
+        return _masked(corpus, config, tokens_BN, np.stack([window.chances for window in windows]), None, counted_BN)
     places_B = np.array([window.span << 32 | window.start for window in windows], np.uint64)
     # The end token is where a window ends, not text: counting it would cost short contexts more bits.
     return _infilling(corpus, tokens_BN, keys(key(_HELD_OUT, _CORRUPT), places_B), end_counts=False)
@@ -169,9 +196,11 @@ def _stack(batches: list[Batch], pad: int) -> Batch:
     return Batch(**fields)
 
 
-def _next_token(corpus: Corpus, tokens_BN: I64) -> Batch:
-    targets_BT = tokens_BN[:, 1:]
-    return _batch(inputs_BT=tokens_BN[:, :-1], targets_BT=targets_BT, bytes_BT=corpus.tokenizer.token_bytes[targets_BT])
+def _next_token(corpus: Corpus, tokens_BN: I64, counted_BN: npt.NDArray[np.bool_] | None = None) -> Batch:
+    targets_BT, bytes_BT = tokens_BN[:, 1:], corpus.tokenizer.token_bytes[tokens_BN[:, 1:]]
+    if counted_BN is not None:
+        targets_BT, bytes_BT = np.where(counted_BN[:, 1:], targets_BT, IGNORED), np.where(counted_BN[:, 1:], bytes_BT, 0)
+    return _batch(inputs_BT=tokens_BN[:, :-1], targets_BT=targets_BT, bytes_BT=bytes_BT)
 
 
 def _infilling(corpus: Corpus, tokens_BN: I64, keys_B: U64, *, end_counts: bool) -> Batch:
@@ -192,11 +221,13 @@ def _masked(
     tokens_BN: I64,
     chances_BN: npt.NDArray[np.float64],
     swapped_B: npt.NDArray[np.bool_] | None,
+    counted_BN: npt.NDArray[np.bool_] | None = None,
 ) -> Batch:
     tokenizer = corpus.tokenizer
     mask, begin, separator = (tokenizer.specials[name] for name in ("[MASK]", "[CLS]", "[SEP]"))
     inputs_BN, chosen_BN = mask_tokens(tokens_BN, chances_BN, ordinary=tokenizer.ordinary, mask=mask)
-    targets_BN = np.where(chosen_BN, tokens_BN, IGNORED)
+    # What is masked is masked in every window that it is read in, and counted in one.
+    targets_BN = np.where(chosen_BN if counted_BN is None else chosen_BN & counted_BN, tokens_BN, IGNORED)
     if swapped_B is not None:
         inputs_BN, targets_BN = swap_pair(inputs_BN, swapped_B), swap_pair(targets_BN, swapped_B)
     targets_BT = pack_pair(targets_BN, IGNORED, IGNORED, IGNORED)

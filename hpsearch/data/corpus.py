@@ -7,13 +7,14 @@ file itself. Nothing here loads a whole text.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hpsearch.config import DataConfig
 from hpsearch.data import cache
@@ -21,7 +22,7 @@ from hpsearch.data.corruption import PACKING
 from hpsearch.data.sampling import Source, pass_shares, windows
 from hpsearch.data.split import HELD_OUT_BYTES, Part, Split, split_text
 from hpsearch.data.tokenizer import SPECIALS, BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer, smallest_bpe
-from hpsearch.errors import DataError
+from hpsearch.errors import ConfigError, DataError
 
 __all__ = ["HELD_OUT_BYTES", "Corpus", "open_corpus", "text_tokens", "window_shape"]
 
@@ -68,6 +69,16 @@ class Corpus:
         """Training sequences in one pass over the text; `num_epochs` passes are this times num_epochs / batch_size steps."""
         stride, width = window_shape(self.architecture, context_length)
         return sum(pass_shares(self.train, [windows(source, stride, width) for source in self.train]))
+
+    def require_vocabulary(self, vocab_size: int) -> None:
+        """Check that a model with so many rows is one of this text. Raises ConfigError with both numbers."""
+        own, kind, specials = self.tokenizer.vocab_size, self.tokenizer.kind, len(self.tokenizer.specials)
+        if vocab_size != own:
+            raise ConfigError(
+                "vocab_size",
+                f"vocab_size is {vocab_size}, and the {kind} of the text and the {specials} special tokens of architecture "
+                f"{self.architecture} make {own}; leave vocab_size out: it follows from the text",
+            )
 
     def require(self, context_length: int, eval_iters: int) -> None:
         """Check that this text can train and evaluate such a model. Raises DataError with the numbers that do not fit."""
@@ -130,12 +141,19 @@ def _tokenizer(data: DataConfig, split: Split, vocab_size: int, architecture: st
         )
     # No text has more tokens than bytes, and the library takes memory for as many as it is asked for.
     ordinary = min(vocab_size - len(specials), 256 + split.train_bytes)
-    path = cache_dir / "tokenizers" / f"{cache.digest([identity, ordinary, BPE_TRAINING_BYTES])}.json"
-    if not path.is_file():
-        model = BpeTokenizer.train(_sample(split), ordinary)
-        with cache.writing(path) as file:
-            file.write(model.encode())
-    return BpeTokenizer(path.read_text("utf-8"), specials, vocab_size)
+    key = ["bpe", identity, ordinary, BPE_TRAINING_BYTES]
+    path = cache_dir / "tokenizers" / f"{cache.digest(key)}.json"
+    found = cache.recall(cache_dir, key)
+    if found is not None:
+        with contextlib.suppress(OSError):
+            kept = path.read_bytes()
+            if hashlib.sha256(kept).hexdigest() == found["sha256"]:
+                return BpeTokenizer(kept.decode(), specials, vocab_size)
+    model = BpeTokenizer.train(_sample(split), ordinary)
+    with cache.writing(path) as file:
+        file.write(model.encode())
+    cache.remember(cache_dir, key, {"sha256": hashlib.sha256(model.encode()).hexdigest()})
+    return BpeTokenizer(model, specials, vocab_size)
 
 
 def _sample(split: Split) -> Iterator[str]:
@@ -156,24 +174,25 @@ def _sample(split: Split) -> Iterator[str]:
 
 def _source(part: Part, weight: float | None, tokenizer: Tokenizer, cache_dir: Path) -> Source:
     if tokenizer.kind == "bytes":
-        assert part.start == 0
-        return Source(part.name, part.path, np.uint8, part.size, weight)
+        return Source(part.name, part.path, np.uint8, part.size, weight, start=part.start)
     dtype = np.min_scalar_type(tokenizer.ordinary - 1)
     key: list[Any] = ["tokens", part.identity(), tokenizer.ordinary_digest()]
     path = cache_dir / "tokens" / f"{cache.digest(key)}.{dtype}"
-    count = _kept_tokens(path, key, dtype, cache_dir)
+    count = _kept_tokens(path, key, cache_dir)
     if count is None:
-        count = 0
+        count, sha256 = 0, hashlib.sha256()
         with cache.writing(path) as file:
             for ids in tokenizer.encode_all(piece.decode() for piece in part.pieces(_PIECE_BYTES)):
-                file.write(ids.astype(dtype).data)
+                block = ids.astype(dtype).data
+                file.write(block)
+                sha256.update(block)
                 count += len(ids)
-        cache.remember(cache_dir, key, {"count": count})
+        cache.remember(cache_dir, key, {"count": count, "sha256": sha256.hexdigest()})
     return Source(part.name, path, dtype, count, weight)
 
 
-def _kept_tokens(path: Path, key: list[Any], dtype: npt.DTypeLike, cache_dir: Path) -> int | None:
+def _kept_tokens(path: Path, key: list[Any], cache_dir: Path) -> int | None:
     found = cache.recall(cache_dir, key)
-    if found is None or not path.is_file() or path.stat().st_size != found["count"] * np.dtype(dtype).itemsize:
+    if found is None or "sha256" not in found or not cache.holds(cache_dir, path, found["sha256"]):
         return None
     return int(found["count"])

@@ -98,10 +98,13 @@ def permute(places_B: U64, size: int, keys_B: U64) -> U64:
 class Source:
     """The tokens of one training text, memory-mapped.
 
-    tokens: (T,) read-only array of unsigned integers. weight: sampling weight, None for "as long as it is".
+    tokens: (T,) read-only array of unsigned integers. weight: sampling weight, None for "as long as it is". start: bytes of the
+    file before the first token.
     """
 
-    def __init__(self, name: str, path: Path, dtype: npt.DTypeLike, count: int, weight: float | None) -> None:
+    def __init__(
+        self, name: str, path: Path, dtype: npt.DTypeLike, count: int, weight: float | None, *, start: int = 0
+    ) -> None:
         self.name, self.weight = name, weight
         self.tokens: npt.NDArray[Any] = np.zeros(0, dtype)
         self._map: mmap.mmap | None = None
@@ -110,8 +113,8 @@ class Source:
         if size == 0:
             return
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-        self.tokens = np.frombuffer(mapped, dtype, count)
+            mapped = mmap.mmap(file.fileno(), start + size, access=mmap.ACCESS_READ)
+        self.tokens = np.frombuffer(mapped, dtype, count, start)
         if size > _LARGE_BYTES and hasattr(mapped, "madvise"):
             # Windows are far apart: reading ahead would load what no batch asks for.
             mapped.madvise(mmap.MADV_RANDOM)

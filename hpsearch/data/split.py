@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpsearch.config import DataConfig
 from hpsearch.data import cache
+from hpsearch.data.held_out import LEAD_BYTES
 from hpsearch.data.sources import Text, find_text
 from hpsearch.errors import DataError
 
@@ -68,14 +69,29 @@ def cut(block: bytes, at: int, *, reach: int) -> int:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A piece of held-out text to score models on."""
+
+    text: str
+    lead: int
+    """Characters at its start that are read and not scored."""
+    part: int = 0
+    """The validation part that it is of, where these are weighted."""
+
+
+@dataclass(frozen=True)
 class Split:
     """A text's parts. `weights` are the sampling weights of the training parts (summing to 1), None for "as long as it is"."""
 
     train: tuple[Part, ...]
     weights: tuple[float, ...] | None
     validation: tuple[Part, ...]
+    validation_weights: tuple[float, ...] | None
+    """Of the validation parts in a score: those of the texts whose ends they are; None for "as long as it is"."""
     fingerprint: str
     """sha256-based, of the contents, the cuts and the weights; the same for every tokenizer and place on disk."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the texts: a line for each folder of which something is left out."""
 
     @property
     def train_bytes(self) -> int:
@@ -86,35 +102,53 @@ class Split:
         return sum(part.size for part in self.validation)
 
     def held_out(self, eval_iters: int) -> list[str]:
-        """The evaluation texts: `eval_iters` spans of HELD_OUT_BYTES, evenly spaced over the validation parts end to end.
+        """The texts of `spans`."""
+        return [span.text for span in self.spans(eval_iters)]
 
-        Cut between characters, so a span can be up to three bytes shorter; fewer spans where the part is shorter. Spans
-        never overlap. Raises DataError when there is no room for one.
+    def spans(self, eval_iters: int) -> list[Span]:
+        """What is evaluated on: `eval_iters` spans of HELD_OUT_BYTES, evenly spaced over the validation parts end to end.
+
+        Of weighted parts each has its share of the spans, and at least one; scores make up for what rounding leaves. Cut
+        between characters, so a span can be up to three bytes shorter; fewer spans where the part is shorter. Spans never
+        overlap. Raises DataError when there is no room for one.
         """
-        total = self.validation_bytes
-        count = min(eval_iters, total // HELD_OUT_BYTES)
-        if count < 1:
-            names = ", ".join(part.name for part in self.validation)
-            raise DataError(
-                f"{names}: the validation part has {total:,} bytes and an evaluation needs {HELD_OUT_BYTES:,}; "
-                "use a longer text or a larger share for validation"
-            )
-        spans = []
-        for start in (index * total // count for index in range(count)):
-            # One byte on each side says whether the span's ends lie between characters.
-            block = self._read(start, start + HELD_OUT_BYTES + 1)
-            first = next(place for place, byte in enumerate(block) if byte & 0xC0 != 0x80)
-            spans.append(block[first : cut(block, HELD_OUT_BYTES, reach=0)].decode())
-        return spans
+        if self.validation_weights is None:
+            return _spans(self.validation, eval_iters)
+        return [
+            replace(span, part=number)
+            for number, (part, weight) in enumerate(zip(self.validation, self.validation_weights, strict=True))
+            for span in _spans([part], max(1, round(eval_iters * weight)))
+        ]
 
-    def _read(self, start: int, stop: int) -> bytes:
-        found, before = [], 0
-        for part in self.validation:
-            low, high = max(start - before, 0), stop - before
-            if low < part.size and high > 0:
-                found.append(part.read(low, high))
-            before += part.size
-        return b"".join(found)
+
+def _spans(parts: Sequence[Part], most: int) -> list[Span]:
+    total = sum(part.size for part in parts)
+    count = min(most, total // HELD_OUT_BYTES)
+    if count < 1:
+        names = ", ".join(part.name for part in parts)
+        raise DataError(
+            f"{names}: the validation part has {total:,} bytes and an evaluation needs {HELD_OUT_BYTES:,}; "
+            "use a longer text or a larger share for validation"
+        )
+    spans = []
+    for start in (index * total // count for index in range(count)):
+        # One byte on each side says whether the span's ends lie between characters.
+        block = _read(parts, start, start + HELD_OUT_BYTES + 1)
+        first = next(place for place, byte in enumerate(block) if byte & 0xC0 != 0x80)
+        lead = block[first : cut(block, first + LEAD_BYTES, reach=0)].decode()
+        spans.append(Span(block[first : cut(block, HELD_OUT_BYTES, reach=0)].decode(), len(lead)))
+    return spans
+
+
+def _read(parts: Sequence[Part], start: int, stop: int) -> bytes:
+    """Bytes `start` to `stop` of parts end to end."""
+    found, before = [], 0
+    for part in parts:
+        low, high = max(start - before, 0), stop - before
+        if low < part.size and high > 0:
+            found.append(part.read(low, high))
+        before += part.size
+    return b"".join(found)
 
 
 def split_text(data: DataConfig, cache_dir: Path) -> Split:
@@ -138,8 +172,8 @@ def split_text(data: DataConfig, cache_dir: Path) -> Split:
     texts = [find_text(word, cache_dir, without=apart.files if apart else frozenset()) for word in words]
     _check_disjoint(texts, apart)
     if apart is not None:
-        train = [Part(text.name, text.path, text.sha256, 0, text.size) for text in texts]
-        validation = [Part(apart.name, apart.path, apart.sha256, 0, apart.size)]
+        train = [_whole(text) for text in texts]
+        validation = [_whole(apart)]
     else:
         assert isinstance(share, float)
         halves = [_halves(text, share) for text in texts]
@@ -148,18 +182,27 @@ def split_text(data: DataConfig, cache_dir: Path) -> Split:
     weights = tuple(weight / total for weight in weighted.values()) if weighted else None
     identity = {"train": [part.identity() for part in train], "validation": [part.identity() for part in validation]}
     return Split(
-        tuple(train), weights, tuple(validation), cache.digest({**identity, "weights": list(weights) if weights else None})
+        tuple(train),
+        weights,
+        tuple(validation),
+        weights if apart is None else None,
+        cache.digest({**identity, "weights": list(weights) if weights else None}),
+        tuple(text.note for text in (*texts, *([apart] if apart else [])) if text.note),
     )
 
 
 def _halves(text: Text, share: float) -> tuple[Part, Part]:
     """The part before the held-out end, and that end. The cut moves back by at most a tenth of the smaller of the two."""
-    at = text.size - round(text.size * share)
-    reach = min(_LINE_REACH, min(at, text.size - at) // 10)
+    whole = _whole(text)
+    at = whole.size - round(whole.size * share)
+    reach = min(_LINE_REACH, min(at, whole.size - at) // 10)
     begin = max(0, at - max(reach, 3))
-    whole = Part(text.name, text.path, text.sha256, 0, text.size)
-    at = begin + cut(whole.read(begin, at + 1), at - begin, reach=reach)
-    return Part(text.name, text.path, text.sha256, 0, at), Part(text.name, text.path, text.sha256, at, text.size)
+    at = whole.start + begin + cut(whole.read(begin, at + 1), at - begin, reach=reach)
+    return replace(whole, stop=at), replace(whole, start=at)
+
+
+def _whole(text: Text) -> Part:
+    return Part(text.name, text.path, text.sha256, text.start, text.size)
 
 
 def _check_disjoint(texts: list[Text], apart: Text | None) -> None:

@@ -17,20 +17,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 import hpsearch
 from hpsearch.errors import BadInput, DataError, SlotsUnable
 from hpsearch.execution.local import LocalExecutor
 from hpsearch.execution.mirror import Mirror
 from hpsearch.execution.protocol import Died, Ended, Failed, SlotInfo, TrialTask
 from hpsearch.execution.slot import failure
-from hpsearch.text import printable
+from hpsearch.scratch import scratch
+from hpsearch.text import path_of, path_word, printable
 from hpsearch.training.events import Answer, CheckpointSaved, Outcome, Warned
 from hpsearch.training.kept import checkpoint_folder, remove_all
 
 WAKE_S = 1.0
-SCRATCH = "hpsearch-scratch-"
+SCRATCH = "trial-"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,6 @@ class SlotHost:
         self._said: list[Any] = []
         """What did not come from the slot process."""
         self._reported: SlotInfo | None = None
-        _sweep()
 
     def submit(self, stay: int, task: TrialTask) -> None:
         """Begin with a task. stay: its number among all of this slot."""
@@ -148,12 +146,12 @@ class SlotHost:
         _require_texts(task.data)
         self._drop_folder()
         if not _writable(task.cache_dir):
-            task = replace(task, cache_dir=Path(tempfile.gettempdir()) / "hpsearch-cache")
+            task = replace(task, cache_dir=scratch() / "cache")
         measures = task.number < 0  # It leaves nothing behind.
         if self._mirror is None and not measures:
             return task
-        scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
-        self._folder = Path(scratch, *task.folder.relative_to(task.folder.anchor).parts[-3:])
+        place = tempfile.mkdtemp(prefix=SCRATCH, dir=scratch())
+        self._folder = Path(place, *task.folder.relative_to(task.folder.anchor).parts[-3:])
         self._folder.mkdir(parents=True)
         if self._mirror is not None and not measures and (left := self._mirror.open(self._folder)):
             named = printable(", ".join(left[:3]) + (", …" if len(left) > 3 else ""))
@@ -188,8 +186,8 @@ class SlotHost:
 
     def _drop_folder(self) -> None:
         if self._folder is not None:
-            scratch = next(parent for parent in self._folder.parents if parent.name.startswith(SCRATCH))
-            shutil.rmtree(scratch, ignore_errors=True)
+            place = next(parent for parent in self._folder.parents if parent.name.startswith(SCRATCH))
+            shutil.rmtree(place, ignore_errors=True)
         self._folder = None
 
 
@@ -197,21 +195,23 @@ def _require_texts(data: dict[str, Any]) -> None:
     """Say on which node a text is missing: the coordinator has it, or it would not have begun."""
     for path in text_paths(data):
         if not path.exists():
-            raise DataError(f"{path}: not on node {socket.gethostname()}; put the text at this path on every node")
+            raise DataError(
+                f"{path_word(str(path))}: not on node {socket.gethostname()}; put the text at this path on every node"
+            )
 
 
 def text_paths(data: dict[str, Any]) -> list[Path]:
     """The files and folders that a study's text is made of; words such as `pydoc` are none."""
     text = data.get("text", ())
     words = [*([text] if isinstance(text, str) else text), data.get("validation")]
-    return [Path(word).expanduser() for word in words if isinstance(word, str) and _is_path(word)]
+    return [Path(path_of(word)).expanduser() for word in words if isinstance(word, str) and _is_path(word)]
 
 
 def absolute_texts(data: dict[str, Any]) -> dict[str, Any]:
     """`data` with absolute paths: a node has another working directory."""
 
     def at(word: Any) -> Any:
-        return str(Path(word).expanduser().absolute()) if isinstance(word, str) and _is_path(word) else word
+        return path_word(str(Path(path_of(word)).expanduser().absolute())) if isinstance(word, str) and _is_path(word) else word
 
     match data.get("text", "pydoc"):
         case dict() as weights:
@@ -230,10 +230,3 @@ def _is_path(word: str) -> bool:
 def _writable(folder: Path) -> bool:
     """Whether a folder can be written, or made."""
     return os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK)
-
-
-def _sweep() -> None:
-    """Remove what actors that were killed left on this node."""
-    for leftover in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        if not psutil.pid_exists(int(leftover.name.removeprefix(SCRATCH).partition("-")[0])):
-            shutil.rmtree(leftover, ignore_errors=True)

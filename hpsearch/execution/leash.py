@@ -2,9 +2,10 @@
 
     python leash.py CONTROL WORD ...
 
-CONTROL is the number of a file descriptor. A `T` there sends SIGTERM to the program's process group; `K`, or its end, because
-the slot is gone however that happened, kills the group and every process that came from it. Run as a script, with the
-standard library only: it must start in milliseconds.
+CONTROL is the number of a socket. A `T` there sends SIGTERM to the program's process group; `K`, or its end, because the slot
+is gone however that happened, kills the group and every process that came from it. The last word there is how the program
+ended, as `Popen.returncode` has it (a signal below 0: an exit code of 137 is one that the program chose), or `errno N` where it
+could not be started. Run as a script, with the standard library only: it must start in milliseconds.
 """
 
 from __future__ import annotations
@@ -17,18 +18,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-SIGNALLED = 128
-"""The exit code of a program that a signal ended is this and the signal's number, as in a shell."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(control: int, words: list[str]) -> int:
-    """Run `words`. Returns the exit code of the program, 127 where it cannot be started."""
-    linux = sys.platform == "linux"
-    prctl = ctypes.CDLL(None).prctl if linux else None
-    if prctl is not None:
-        prctl(PR_SET_CHILD_SUBREAPER, 1)  # Whatever the program leaves behind becomes a child of this process.
+    """Run `words`. Returns 0; 127 where the program cannot be started."""
+    adopt_orphans()  # Whatever the program leaves behind becomes a child of this process.
+    prctl = _prctl()
 
     def die_with_parent() -> None:
         if prctl is not None:
@@ -44,6 +42,7 @@ def main(control: int, words: list[str]) -> int:
         program = subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=die_with_parent)
     except OSError as error:
         print(f"{words[0]}: {error.strerror}", file=sys.stderr)
+        _say(control, f"errno {error.errno}")
         return 127
     while program.poll() is None:
         ready, _, _ = select.select([control, ended], [], [])
@@ -56,8 +55,36 @@ def main(control: int, words: list[str]) -> int:
                 break
     _signal(program.pid, signal.SIGKILL)
     code = program.wait()  # Only now has what it left behind become a child of this process.
-    _kill_children()
-    return SIGNALLED - code if code < 0 else code
+    kill_children()
+    _say(control, str(code))
+    return 0
+
+
+def adopt_orphans() -> None:
+    """Have processes that come from this one become its children when their parents end, also those with a session of their
+    own. Linux only; elsewhere nothing."""
+    prctl = _prctl()
+    if prctl is not None:
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> set[int]:
+    """Process ids of the children of this process. Linux only; elsewhere none."""
+    found: set[int] = set()
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # A thread may end meanwhile.
+            found |= {int(word) for word in listed.read_text().split()}
+    return found
+
+
+def kill_children(but: frozenset[int] = frozenset()) -> None:
+    """Kill all children but those, and what becomes a child when its parent dies."""
+    while left := children() - but:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def _signal(group: int, number: signal.Signals) -> None:
@@ -65,15 +92,13 @@ def _signal(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def _kill_children() -> None:
-    """Kill all children, and those that become some when their parents die."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    while children.exists() and (left := [int(word) for word in children.read_text().split()]):
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+def _prctl() -> Any:
+    return ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def _say(control: int, word: str) -> None:
+    with contextlib.suppress(OSError):  # Nobody listens.
+        os.write(control, word.encode())
 
 
 if __name__ == "__main__":

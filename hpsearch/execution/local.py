@@ -19,10 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpsearch.errors import SlotsUnable
-from hpsearch.execution.protocol import TRANSFORMER, Died, Ended, Failed, Ready, Reply, SlotInfo, SlotMessage, TrialTask
+from hpsearch.errors import SlotsUnable, StoppedForNow
+from hpsearch.execution.protocol import SHORT, TRANSFORMER, Died, Ended, Failed, Ready, Reply, SlotInfo, SlotMessage, TrialTask
 from hpsearch.execution.slot import BEAT_S, UNHEARD, Alive, slot_main
 from hpsearch.execution.watchdog import Patience
+from hpsearch.scratch import scratch
 from hpsearch.training.events import Answer, EvalPoint
 
 
@@ -49,7 +50,7 @@ SECRETS = ("HPSEARCH_STORAGE", "HPSEARCH_TOKEN")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Those that torch and numpy read once, when they load."""
 
-FORKED = sys.platform == "linux" and len(os.fsencode(tempfile.gettempdir())) <= 70  # A socket's path has at most 107 bytes.
+FORKED = sys.platform == "linux" and len(os.fsencode(tempfile.gettempdir())) <= 66  # A socket's path has at most 107 bytes.
 """Whether slots are forked from a server that has loaded the trainer: the second slot, and each that replaces one, starts in a
 moment. It asks nothing of CUDA, which a fork would break. Elsewhere libraries of the system do not bear a fork, and slots are
 spawned. Never from the coordinator: a child shares its parent's locks, and what it holds of CUDA."""
@@ -68,6 +69,8 @@ class LocalExecutor:
     """
 
     def __init__(self, slots: int, threads: int, *, trainer: str = TRANSFORMER, relayed: bool = False) -> None:
+        # Where its sockets are: it removes its own folder at its end only, and nobody would one of a killed process.
+        multiprocessing.current_process()._config["tempdir"] = str(scratch())  # type: ignore[attr-defined]
         self._context: Any = multiprocessing.get_context("forkserver" if FORKED else "spawn")
         if FORKED and trainer == TRANSFORMER:
             self._context.set_forkserver_preload([trainer.partition(":")[0]])
@@ -188,6 +191,10 @@ class LocalExecutor:
             else:
                 with begetting(environment):
                     process.start()
+        except OSError as error:
+            if error.errno not in SHORT:
+                raise
+            raise StoppedForNow(f"no process can be started for a slot: {error.strerror}; run the same command again") from None
         finally:
             sys.modules["__main__"] = script
         theirs.close()
@@ -259,8 +266,8 @@ def _fork(process: Any, environment: Mapping[str, str]) -> None:
             process.start()  # The first one waits until the trainer is loaded: a Ctrl-C is heard meanwhile.
             return
         except (ConnectionError, EOFError):
-            if time.monotonic() > patience:
-                raise
+            if time.monotonic() > patience:  # It ends whenever it is to fork, and says why on the terminal.
+                raise StoppedForNow("no process can be started for a slot; run the same command again") from None
             time.sleep(0.02)
 
 

@@ -7,18 +7,23 @@ can go on from where it writes one, and `None` as a sign of life. To pause or to
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import operator
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hpsearch.config import interval_of
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer, TrialTask
 from hpsearch.files import write_atomically
 from hpsearch.objectives import NEGATED
+from hpsearch.text import message
 from hpsearch.training import heartbeat
 from hpsearch.training.events import (
     Answer,
@@ -31,6 +36,7 @@ from hpsearch.training.events import (
     TrainResult,
     Warned,
 )
+from hpsearch.training.schedules import due, due_up_to
 
 TRAINER = "hpsearch.execution.own:train"
 """What a slot loads."""
@@ -39,6 +45,15 @@ RESUME = "resume.json"
 KEPT = 3
 """Checkpoints that are remembered: the newest may have been removed, or never written whole."""
 
+MOST_METRICS = 1_000
+"""Names that a run may measure; what it reports beyond them is left out, with a warning."""
+LONGEST_NAME = 250
+"""Characters of a metric's name that are kept."""
+LARGEST_STEP = 2**53
+"""Every database and every JSON reader has whole numbers up to it."""
+
+MOST_FILES = 10_000
+
 Said = Generator[Event, Answer, TrainResult]
 
 
@@ -46,9 +61,11 @@ Said = Generator[Event, Answer, TrainResult]
 class Evaluation:
     """What a trainer measured after `step` steps.
 
-    step: finished steps, in whatever unit the study's budget counts them. value: the objective. metrics: whatever else was
-    measured; of several objectives all of them, by name. checkpoint: a file or folder that this run can go on from, whole on
-    disk; without one the run, once paused or lost, goes on from an earlier one, or begins anew.
+    step: finished steps, in whatever unit the study's budget counts them. value: the (first) objective, unless `metrics` has it
+    under its own name, which counts; `value` is then a metric of that name. metrics: whatever else was measured; of several
+    objectives all of them, by name, at once or in several evaluations of one step. checkpoint: a file or folder that this run
+    can go on from, whole on disk; without one the run, once paused or lost, goes on from an earlier one, or begins anew.
+    Numbers may be those of numpy and torch.
     """
 
     step: int
@@ -78,7 +95,10 @@ class Run:
     steps: int
     """Of a whole run: the study's budget."""
     eval_interval: int
-    """Steps between two evaluations that the study hears of; more are welcome, and pass as signs of life."""
+    """Whole steps between two evaluations, rounded down where the steps do not divide evenly: a trainer that evaluates so
+    often, and after its last step, misses none that the study wants; more are welcome, and pass as signs of life."""
+    evaluations: int
+    """That the study hears of, at equal parts of the steps; `evaluation_due` says where."""
     trial: int
     """The trial's number."""
     seed: int
@@ -86,6 +106,10 @@ class Run:
     device: str
     """`cpu`, `cuda:0`."""
     threads: int
+
+    def evaluation_due(self, step: int) -> bool:
+        """Whether the study wants to hear of an evaluation after `step` steps; of the last step it always does."""
+        return due(step, self.steps, interval_of(self.steps, self.evaluations))
 
 
 def train(task: TrialTask) -> Said:
@@ -110,6 +134,7 @@ def run_of(task: TrialTask, resume: Checkpoint | None) -> Run:
         resume_step=0 if resume is None else resume.step,
         steps=own.steps,
         eval_interval=own.steps // own.evaluations,
+        evaluations=own.evaluations,
         trial=task.number,
         seed=own.seed,
         device=task.device,
@@ -123,7 +148,7 @@ def _function(task: TrialTask, trainer: FunctionTrainer) -> Said:
     journal = Journal(task)
     yield from journal.begin()
     if journal.over:
-        return journal.result(Outcome.COMPLETE)
+        return (yield from journal.end())
     generator = function(dict(task.config), run_of(task, journal.resume))
     if not isinstance(generator, Generator | Iterator):
         raise TypeError(f"{trainer.name} returned {type(generator).__name__}: a training function is a generator and yields")
@@ -142,19 +167,23 @@ def _function(task: TrialTask, trainer: FunctionTrainer) -> Said:
     finally:
         if isinstance(generator, Generator):
             generator.close()
-    return journal.result(Outcome.COMPLETE)
+    return (yield from journal.end())
 
 
 class Journal:
-    """What a trainer says, as the events of a trial: steps become rungs, and checkpoints are remembered in its folder."""
+    """What a trainer says, as the events of a trial: steps become rungs, and checkpoints are remembered in its folder.
+
+    What is said of one step is collected until all objectives of the study are there: then it is an evaluation. One that still
+    lacks some is told as it is when the next step is reported, or the run ends. Of two values for one step the first counts,
+    and what comes after a later step was reported does not. So a curve and a trial's final value cannot differ.
+    """
 
     def __init__(self, task: TrialTask) -> None:
         assert task.own is not None
         self._task, self._own = task, task.own
-        self._interval = task.own.steps // task.own.evaluations
         self._began = time.monotonic()
-        self._values: dict[str, float]
         self._heard: set[str] = set()
+        """Names that it reported."""
         self._noted = _read(task.folder / RESUME)
         there = [entry for entry in self._noted if _whereabouts(task.folder, entry).exists()]
         self.warning = ""
@@ -163,16 +192,24 @@ class Journal:
             later = f"it goes on from step {there[-1]['step']}" if there else "it begins anew"
             self.warning = f"the checkpoint of step {self._noted[-1]['step']} is gone: {later}"
         self._noted = there
-        newest = there[-1] if there else None
-        self.resume = None if newest is None else Checkpoint(newest["step"], str(_whereabouts(task.folder, newest)))
+        newest = there[-1] if there else _BEGINNING
+        self.resume = None if not there else Checkpoint(newest["step"], str(_whereabouts(task.folder, newest)))
         """The newest checkpoint that is still there."""
-        self._seconds = 0.0 if newest is None else float(newest["seconds"])
+        self._seconds = float(newest["seconds"])
         """Of the stays before, up to that checkpoint."""
-        self.step = 0 if newest is None else int(newest["step"])
+        self.step: int = newest["step"]
         """Steps so far."""
-        self._rung = 0 if newest is None else int(newest["rung"])
-        self._values = {} if newest is None else dict(newest["values"])
-        self._beyond = False
+        self._rung: int = newest["rung"]
+        self._values: dict[str, float] = dict(newest["values"])
+        """The newest of each name."""
+        self._at: int = newest.get("at", newest["step"])
+        """The step of the newest evaluation."""
+        self._here: dict[str, float] = dict(newest.get("here", {}))
+        """What was measured there."""
+        self._here_s = self._seconds
+        self._aside: tuple[int, dict[str, float]] = (0, {})
+        """What was reported for a step without an objective: it may be the first part of an evaluation."""
+        self._warned: set[str] = set()
         self.diverged = ""
         """Why the run is not worth going on with."""
 
@@ -189,120 +226,215 @@ class Journal:
         if self._task.from_iteration not in (None, step):
             yield Began(step)
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was reported at all."""
+        return not self._heard
+
     def hear(self, said: Evaluation | Checkpoint) -> Generator[Event, Answer, Answer]:
-        """Tell the coordinator. Returns what the run is to do."""
-        step = said.step
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise ValueError(f"step is {step!r}: give the number of finished steps, a whole number from 0")
+        """Tell the coordinator. Returns what the run is to do. Raises ValueError for what cannot be."""
+        step = _whole(said.step)
         asked = Answer.CONTINUE
-        if isinstance(said, Evaluation) and (said.value is not None or said.metrics):
-            asked = yield from self._evaluated(said)
+        measured = isinstance(said, Evaluation) and (said.value is not None or bool(said.metrics))
+        if isinstance(said, Evaluation) and measured:
+            asked = yield from self._evaluated(step, said)
         self.step = max(self.step, step)
         path = said.path if isinstance(said, Checkpoint) else said.checkpoint
-        if path is not None:
-            told = yield self._saved(step, Path(path))
-            asked = told if asked is Answer.CONTINUE else asked
-        elif not isinstance(said, Evaluation) or (said.value is None and not said.metrics):
-            told = yield Progress(step, 0.0, 0.0, 0.0)
-            asked = told if asked is Answer.CONTINUE else asked
+        if path is not None and not self.diverged:
+            asked = _both(asked, (yield self._saved(step, Path(path))))
+        elif not measured:
+            asked = _both(asked, (yield Progress(step, 0.0, 0.0, 0.0)))
         return asked
+
+    def end(self) -> Said:
+        """The run returned of itself."""
+        if (yield from self._tell()) is Answer.STOP:
+            return self.result(Outcome.STOPPED)
+        return self.result(Outcome.COMPLETE)
 
     def result(self, outcome: Outcome) -> TrainResult:
         """How the run ended. Raises ValueError for one that ended well without having measured the objectives."""
         missing = [name for name in self._task.objectives if name not in self._values]
         if outcome is Outcome.COMPLETE and missing:
             names = " and ".join(name.removeprefix(NEGATED) for name in missing)
-            reported = f"; it reported {', '.join(sorted(self._heard))}" if self._heard else ""
+            reported = f"; it reported {', '.join(sorted(self._heard)[:10])}" if self._heard else ""
             raise ValueError(f"it ended without a value of {names}{reported}")
         step = self.resume.step if outcome is Outcome.PAUSED and self.resume else self.step
         if outcome is Outcome.PAUSED and not self.resume:
             step = 0
         return TrainResult(outcome, step, reason=self.diverged, metrics=dict(self._values))
 
-    def _evaluated(self, said: Evaluation) -> Generator[Event, Answer, Answer]:
-        if said.step > self._own.steps:
-            if not self._beyond:
-                self._beyond = True
-                yield Warned(f"it goes beyond its budget of {self._own.steps} steps; what it measures there does not count")
-            return (yield Progress(said.step, 0.0, 0.0, 0.0))
-        metrics = self._metrics(said)
-        self._heard.update(said.metrics)
-        if self._task.objectives[0] not in metrics:
-            return (yield Progress(said.step, 0.0, 0.0, 0.0))
-        for name in self._task.objectives:
-            if name in metrics and not math.isfinite(metrics[name]):
-                self.diverged = f"{name.removeprefix(NEGATED)} is {metrics[name]} at step {said.step}"
-                self.step = max(self.step, said.step)
+    def _evaluated(self, step: int, said: Evaluation) -> Generator[Event, Answer, Answer]:
+        if step > self._own.steps:
+            yield from self._warn(f"it goes beyond its budget of {self._own.steps} steps; what it measures there is left out")
+            return (yield Progress(step, 0.0, 0.0, 0.0))
+        metrics = yield from self._metrics(said)
+        measured = [name for name in self._task.objectives if name in metrics]
+        if measured and step < self._at:
+            yield from self._warn("it reports steps that are over; what it measures there is left out")
+            return (yield Progress(step, 0.0, 0.0, 0.0))
+        for name in measured:
+            if not math.isfinite(metrics[name]):
+                self.diverged = f"{name.removeprefix(NEGATED)} is {metrics[name]} at step {step}"
+                self.step = max(self.step, step)
                 return Answer.STOP
-        self._values |= metrics
-        rung = said.step // self._interval
-        if rung <= self._rung:
-            return (yield Progress(said.step, 0.0, 0.0, 0.0))
+        asked = Answer.CONTINUE
+        if measured and step > self._at:
+            asked = yield from self._tell()
+            if asked is Answer.STOP:
+                return asked
+            self._at, self._here, self._here_s = step, {}, self._elapsed()
+            if self._aside[0] == step:
+                metrics = self._aside[1] | metrics
+        elif not measured and step != self._at:
+            self._aside = (step, metrics if step != self._aside[0] else metrics | self._aside[1])
+        if step == self._at:
+            if any(name in self._here and self._here[name] != metrics[name] for name in measured):
+                names = " and ".join(name.removeprefix(NEGATED) for name in measured)
+                yield from self._warn(f"it reports {names} more than once for one step: the first value counts")
+            self._here = metrics | self._here
+            self._values |= self._here
+            self._note_again()
+        if all(name in self._here for name in self._task.objectives):
+            return _both(asked, (yield from self._tell()))
+        return _both(asked, (yield Progress(step, 0.0, 0.0, 0.0)))
+
+    def _tell(self) -> Generator[Event, Answer, Answer]:
+        """Tell the newest evaluation, unless that is done, or it is no later part of the budget than the one before."""
+        rung = due_up_to(self._at, self._own.steps, interval_of(self._own.steps, self._own.evaluations))
+        if rung <= self._rung or self._task.objectives[0] not in self._here:
+            return Answer.CONTINUE
         self._rung = rung
         # Nothing is known of tokens, FLOPs, learning rates and gradients, and the database has no way to say so.
-        return (
-            yield EvalPoint(
-                rung=rung,
-                iteration=said.step,
-                tokens=0,
-                flops=0.0,
-                seconds=self._elapsed(),
-                train_loss=0.0,
-                metrics=metrics,
-                learning_rate=0.0,
-                grad_norm=0.0,
-                tokens_per_s=0.0,
-            )
+        asked = yield EvalPoint(
+            rung=rung,
+            iteration=self._at,
+            tokens=0,
+            flops=0.0,
+            seconds=self._here_s,
+            train_loss=0.0,
+            metrics=dict(self._here),
+            learning_rate=0.0,
+            grad_norm=0.0,
+            tokens_per_s=0.0,
         )
+        self._note_again()
+        return asked
 
-    def _metrics(self, said: Evaluation) -> dict[str, float]:
-        """What was measured under the names of the study. What is not finite and no objective is left out."""
-        first = self._task.objectives[0]
-        metrics = {name: _number(name, value) for name, value in said.metrics.items()}
+    def _metrics(self, said: Evaluation) -> Generator[Event, Answer, dict[str, float]]:
+        """What was measured under the names of the study. What is not finite and no objective is left out, and so are names
+        beyond MOST_METRICS."""
+        reported = {str(name): _number(str(name), value) for name, value in said.metrics.items()}
+        first = self._task.objectives[0].removeprefix(NEGATED)
         if said.value is not None:
-            metrics[first.removeprefix(NEGATED)] = _number("value", said.value)
+            reported.setdefault("value" if first in reported else first, _number("value", said.value))
+        metrics: dict[str, float] = {}
         for name in self._task.objectives:
-            if name.startswith(NEGATED) and (plain := name.removeprefix(NEGATED)) in metrics:
-                metrics[name] = -metrics[plain]
+            plain = name.removeprefix(NEGATED)
+            if plain in reported:
+                metrics[plain] = reported[plain]
+                metrics[name] = -reported[plain] if name != plain else reported[plain]
+            elif name in reported:
+                metrics[name] = reported[name]
+        self._heard.update(metrics)
+        for name, value in reported.items():
+            kept = message(name, LONGEST_NAME)
+            if name in metrics or not math.isfinite(value):
+                continue
+            if kept not in self._heard and len(self._heard) >= MOST_METRICS:
+                yield from self._warn(f"it reports more than {MOST_METRICS} metrics; those after them are left out")
+                break
+            self._heard.add(kept)
+            metrics[kept] = value
         return {name: value for name, value in metrics.items() if name in self._task.objectives or math.isfinite(value)}
+
+    def _warn(self, text: str) -> Generator[Event, Answer, None]:
+        """Once for each text."""
+        if text not in self._warned:
+            self._warned.add(text)
+            yield Warned(text)
+
+    def _note_again(self) -> None:
+        """More is known of the step of the newest checkpoint."""
+        if self._noted and self._noted[-1]["step"] == self._at:
+            self._note(self._noted[-1] | self._standing)
+
+    @property
+    def _standing(self) -> dict[str, Any]:
+        """What a later stay goes on with, beside a checkpoint."""
+        return {"rung": self._rung, "values": self._values, "at": self._at, "here": self._here}
 
     def _saved(self, step: int, path: Path) -> CheckpointSaved:
         path = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays a link
         if not path.exists():
             raise ValueError(f"the checkpoint of step {step} is not there: {path}")
         shown = str(path.relative_to(self._task.folder)) if path.is_relative_to(self._task.folder) else str(path)
-        self._noted = [entry for entry in self._noted if entry["step"] < step]
-        entry = {"step": step, "path": shown, "seconds": self._elapsed(), "rung": self._rung, "values": self._values}
-        self._noted = [*self._noted, entry][-KEPT:]
-        write_atomically(self._task.folder / RESUME, json.dumps(self._noted))
+        self._note({"step": step, "path": shown, "seconds": self._elapsed()} | self._standing)
         self.resume = Checkpoint(step, str(path))
         return CheckpointSaved(step, str(path), "", _size(path))
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Remember a checkpoint; those of its own and of later steps are no longer what they were."""
+        self._noted = [*(before for before in self._noted if before["step"] < entry["step"]), entry][-KEPT:]
+        write_atomically(self._task.folder / RESUME, json.dumps(self._noted))
 
     def _elapsed(self) -> float:
         return self._seconds + time.monotonic() - self._began
 
 
+_BEGINNING: dict[str, Any] = {"step": 0, "seconds": 0.0, "rung": 0, "values": {}}
+
+
+def _both(asked: Answer, told: Answer) -> Answer:
+    """Of two answers the one that is to be obeyed."""
+    return told if asked is Answer.CONTINUE or told is Answer.STOP else asked
+
+
+def _whole(step: Any) -> int:
+    """A number of steps, also numpy's and torch's. Raises ValueError."""
+    whole: int | None = None
+    if not isinstance(step, bool | str | bytes):
+        try:
+            whole = operator.index(step)
+        except TypeError:
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                whole = int(step) if float(step).is_integer() else None
+    if whole is None or not 0 <= whole <= LARGEST_STEP:
+        raise ValueError(f"step is {message(repr(step), 100)}: give the number of finished steps, from 0 to 2**53")
+    return whole
+
+
 def _number(name: str, value: Any) -> float:
+    """A measurement, also numpy's and torch's; one that no float holds is infinite. Raises ValueError."""
     try:
         return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}, which is no number") from None
+        raise ValueError(f"{message(name, 100)} is {message(repr(value), 100)}, which is no number") from None
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
+    """What was remembered of a trial's checkpoints, oldest first; an entry that cannot have been written here is left out."""
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
-    return [entry for entry in noted if _sound(entry)] if isinstance(noted, list) else []
+    return [entry for entry in noted if _is_entry(entry)] if isinstance(noted, list) else []
 
 
-def _sound(entry: Any) -> bool:
-    """Whether an entry is one that was written here: it lies in a folder that others can write too."""
-    kinds = {"step": int, "path": str, "seconds": int | float, "rung": int, "values": dict}
-    if not isinstance(entry, dict) or any(not isinstance(entry.get(name), kind) for name, kind in kinds.items()):
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict):
         return False
-    return Path(entry["path"]).is_absolute() or ".." not in Path(entry["path"]).parts
+    counts = [entry.get("step"), entry.get("rung"), entry.get("at", 0)]
+    tables = [entry.get("values"), entry.get("here", {})]
+    return (
+        all(type(count) is int and 0 <= count <= LARGEST_STEP for count in counts)
+        and all(isinstance(table, dict) and all(type(each) is float for each in table.values()) for table in tables)
+        and isinstance(entry.get("path"), str)
+        and (Path(entry["path"]).is_absolute() or ".." not in Path(entry["path"]).parts)
+        and type(entry.get("seconds")) is float
+    )
 
 
 def _whereabouts(folder: Path, entry: Mapping[str, Any]) -> Path:
@@ -310,5 +442,14 @@ def _whereabouts(folder: Path, entry: Mapping[str, Any]) -> Path:
 
 
 def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return sum(each.stat().st_size for each in files)
+    """Bytes of a checkpoint; of one of very many files those of the first MOST_FILES. A file may go meanwhile."""
+    files = (
+        [path]
+        if path.is_file()
+        else islice((Path(folder, name) for folder, _, names in os.walk(path) for name in names), MOST_FILES)
+    )
+    size = 0
+    for each in files:
+        with contextlib.suppress(OSError):
+            size += each.stat().st_size
+    return size

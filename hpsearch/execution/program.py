@@ -2,9 +2,10 @@
 
     {"step": 100, "value": 0.31, "checkpoint": "runs/7/step-100.pt"}
 
-`value` is the objective (its own name is as good); other numbers are kept as metrics. A `checkpoint` says that the run can go
-on from that file or folder; it needs `{resume}` in the command to be told. All that is printed goes to `output.log` in the
-trial's folder. The program runs in a process group of its own and never outlives its slot (`leash`).
+The objective stands under its own name, or else as `value`; other numbers are kept as metrics. A `checkpoint` says that the
+run can go on from that file or folder; it needs `{resume}` in the command to be told. A report ends its line: colour codes, and
+what stands before it, such as a progress bar or a logger's prefix, do not matter. All that is printed goes to `output.log` in
+the trial's folder. The program runs in a process group of its own and never outlives its slot (`leash`).
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import os
 import re
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from hpsearch.execution import leash
 from hpsearch.execution.own import Evaluation, Journal, Run, Said, run_of
-from hpsearch.execution.protocol import ProgramTrainer, TrialTask
+from hpsearch.execution.protocol import SHORT, Killed, NoRoom, ProgramTrainer, TrialTask
 from hpsearch.files import write_atomically
 from hpsearch.objectives import NEGATED
+from hpsearch.text import message
 from hpsearch.training import heartbeat
 from hpsearch.training.events import Answer, Outcome
 
@@ -38,11 +42,24 @@ GRACE_S = 10.0
 LOG = "output.log"
 LOOK_S = 0.1
 LONGEST_LINE = 1_000_000
+"""Bytes. A longer line is no report."""
+MOST_LOG = 64 * 2**20
+"""Bytes of `output.log`. Where there is more, its beginning and its end are kept, KEPT_LOG bytes each."""
+KEPT_LOG = 16 * 2**20
+LAST_LINES = 100
+"""Of standard error: the last one is the reason of a program that fails, all of them are in `error.txt`."""
+LONGEST_ERROR = 2_000
+"""Characters of such a line that are kept."""
+MOST_BRACES = 32
+"""Of a line that are tried as the beginning of a report."""
+_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+"""What steers a terminal: colours, a line that is cleared, a title."""
+_JSON = json.JSONDecoder()
 _PLACEHOLDER = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_.-]*)\}\}|\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 
 
 class ProgramFailed(Exception):
-    """A program that ended with an error."""
+    """A program that ended with an error, or said nothing that counts."""
 
 
 def placeholders(words: Sequence[str]) -> list[str]:
@@ -90,61 +107,110 @@ def program(task: TrialTask, trainer: ProgramTrainer) -> Said:
     journal = Journal(task)
     yield from journal.begin(resumes="resume" in placeholders(trainer.words))
     if journal.over:
-        return journal.result(Outcome.COMPLETE)
+        return (yield from journal.end())
     run = run_of(task, journal.resume)
     write_atomically(task.folder / "config.json", json.dumps(task.config, indent=2) + "\n")
-    asked, outcome = Answer.CONTINUE, Outcome.COMPLETE
+    asked = Answer.CONTINUE
     with _Child(fill(trainer.words, values_for(task.config, run)), task) as child:
         heartbeat.beat()
         for line in child.lines():
             if line is not None or child.told:
                 heartbeat.beat()  # Also while it is given time to end.
-            said = None if line is None else _said(line, task.objectives[0])
-            if said is not None and not journal.diverged and asked is not Answer.STOP:
-                # What it still says on its way to a pause counts: it may have run ahead, and goes on from its last checkpoint.
-                told = yield from journal.hear(said)
-                asked = told if asked is Answer.CONTINUE or told is Answer.STOP else asked
+            for said in _said(line or "", task.objectives):
+                if not journal.diverged and asked is not Answer.STOP:
+                    # What it says on its way to a pause counts: it may have run ahead, and goes on from its last checkpoint.
+                    told = yield from journal.hear(said)
+                    asked = told if asked is Answer.CONTINUE or told is Answer.STOP else asked
             if asked is Answer.CONTINUE and not child.told:
                 asked = heartbeat.asked()
             if journal.diverged or asked is not Answer.CONTINUE:
                 child.end()
-        code, complaint = child.code, child.complaint
+    code = child.code
     if journal.diverged:
-        outcome = Outcome.DIVERGED
-    elif asked is Answer.STOP:
-        outcome = Outcome.STOPPED
-    elif asked is Answer.PAUSE and (code or journal.step < run.steps):
-        outcome = Outcome.PAUSED
-    elif code > leash.SIGNALLED:
+        return journal.result(Outcome.DIVERGED)
+    if asked is Answer.STOP:
+        return journal.result(Outcome.STOPPED)
+    if asked is Answer.PAUSE and (code or journal.step < run.steps):
+        return journal.result(Outcome.PAUSED)
+    if code < 0:
         # Its slot would have been killed in its place if it trained itself: the trial goes on, unless it always happens.
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif code:
-        raise ProgramFailed(f"exit code {code}{f': {complaint}' if complaint else ', and nothing on standard error'}")
-    return journal.result(outcome)
-
-
-def _said(line: str, objective: str) -> Evaluation | None:
-    """What a line of standard output means; None for one that is no report."""
-    if not line.startswith("{"):
-        return None
+        raise Killed(_told(f"its program was ended by {_signal_name(-code)}", child))
+    if code:
+        shell = f" (how a shell says that {_signal_name(code - 128)} ended a child of it)" if _is_signal(code - 128) else ""
+        raise ProgramFailed(_told(f"exit code {code}{shell}", child))
     try:
-        report = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(report, dict) or "step" not in report:
-        return None
-    step = report.pop("step")
-    step = int(step) if isinstance(step, float) and step.is_integer() else step
-    checkpoint = report.pop("checkpoint", None)
-    value = report.pop("value", None)
-    numbers = {name: number for name, number in report.items() if type(number) in (int, float)}
-    if value is None:
-        value = numbers.pop(objective.removeprefix(NEGATED), None)
-    return Evaluation(step, value, numbers, None if checkpoint is None else str(checkpoint))
+        return (yield from journal.end())
+    except ValueError as error:
+        heard = "no line of its standard output is a report, a JSON object with a step; " if journal.silent else ""
+        raise ProgramFailed(f"{error}; {heard}see {LOG} in the trial's folder") from None
+
+
+def _told(what: str, child: _Child) -> str:
+    """How a program ended, with the last line on its standard error; the lines before that are for `error.txt`."""
+    *before, last = child.complaints or ["and nothing on standard error"]
+    sign = ":" if child.complaints else ","
+    return "\n".join([f"{what}{sign} {last}", *(["", "The last lines on standard error:", *before, last] if before else [])])
+
+
+def _is_signal(number: int) -> bool:
+    return number in set(signal.Signals)
+
+
+def _signal_name(number: int) -> str:
+    return f"signal {number} ({signal.Signals(number).name})" if _is_signal(number) else f"signal {number}"
+
+
+def _said(line: str, objectives: Sequence[str]) -> Iterator[Evaluation]:
+    """What a line of standard output means; nothing for one that is no report."""
+    names = [name.removeprefix(NEGATED) for name in objectives]
+    for report in _objects(line):
+        step = report.pop("step", None)
+        checkpoint = report.pop("checkpoint", None) or None
+        # Its own name beats the general one.
+        value = None if "value" in names else report.pop("value", None)
+        told = {name: report[name] for name in names if report.get(name) is not None}
+        if type(step) not in (int, float) and (step is None or not (told or checkpoint or value is not None)):
+            continue  # Something else that is written as JSON, as a structured log is.
+        numbers = {name: number for name, number in report.items() if type(number) in (int, float)}
+        yield Evaluation(step, value, numbers | told, None if checkpoint is None else str(checkpoint))
+
+
+def _objects(line: str) -> list[dict[str, Any]]:
+    """The JSON objects that a line ends with; what stands before them is left out."""
+    if "}" not in line:
+        return []
+    line = _CODES.sub("", line).strip()
+    at = -1
+    for _ in range(MOST_BRACES if line.endswith("}") else 0):
+        at = line.find("{", at + 1)
+        if at < 0:
+            break
+        if found := _decoded(line, at):
+            return found
+    return []
+
+
+def _decoded(line: str, at: int) -> list[dict[str, Any]]:
+    """The JSON objects from `at` to the end; none where anything else is there."""
+    found = []
+    while at < len(line):
+        try:
+            each, at = _JSON.raw_decode(line, at)
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(each, dict):
+            return []
+        found.append(each)
+        while at < len(line) and line[at] in " \t,;":
+            at += 1
+    return found
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A value as a word. A number below 0 has no exponent: argparse would take -1e-05 for an option."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return format(Decimal(str(value)), "f") if isinstance(value, float) and value < 0 else str(value)
 
 
 class _Child:
@@ -154,35 +220,35 @@ class _Child:
         self.told = False
         """Whether it was asked to end."""
         self.code = 0
+        """How it ended: its exit code; below 0 the signal that killed it."""
+        self.complaints: deque[str] = deque(maxlen=LAST_LINES)
+        """The last lines on standard error that say something."""
         self._words, self._task = words, task
-        self._errors: deque[str] = deque(maxlen=1)
         self._kill_at: float | None = None
 
-    @property
-    def complaint(self) -> str:
-        """The last line on standard error that says something."""
-        return self._errors[-1] if self._errors else ""
-
     def __enter__(self) -> _Child:
-        control, self._control = os.pipe()
-        try:
+        leash.adopt_orphans()  # Where the leash is killed, this process is what is left to end what it held.
+        self._others = frozenset(leash.children())
+        self._control, control = socket.socketpair()
+        with control:
             self._leash = subprocess.Popen(
-                [sys.executable, "-I", "-S", leash.__file__, str(control), *self._words],
+                [sys.executable, "-I", "-S", leash.__file__, str(control.fileno()), *self._words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"} | _visible(self._task.device),
-                pass_fds=[control],
+                pass_fds=[control.fileno()],
                 start_new_session=True,
             )
-        finally:
-            os.close(control)
-        self._log = (self._task.folder / LOG).open("ab")
+        self._log = _Log(self._task.folder / LOG)
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._control)  # Whatever still runs is killed.
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)  # Whatever still runs is killed.
         self._leash.wait()
+        leash.kill_children(self._others)
+        self._control.close()
         self._log.close()
         for pipe in (self._leash.stdout, self._leash.stderr):
             assert pipe is not None
@@ -196,41 +262,87 @@ class _Child:
 
     def lines(self) -> Iterator[str | None]:
         """Lines of standard output until the program is gone; empty ones where it printed something else, None where it
-        printed nothing for a moment."""
+        printed nothing for a moment. Raises OSError where it cannot be started, NoRoom where that may pass."""
         out, err = self._leash.stdout, self._leash.stderr
-        rests: dict[Any, bytes] = {out: b"", err: b""}
+        cuts = {out: _Lines(), err: _Lines()}
         with selectors.DefaultSelector() as ready:
-            for each in rests:
+            for each in cuts:
+                assert each is not None
                 ready.register(each, selectors.EVENT_READ)
             while ready.get_map():
                 if self._kill_at is not None and time.monotonic() > self._kill_at:
                     self._kill_at = None
                     self._order(b"K")
+                if self._leash.poll() is not None:
+                    leash.kill_children(self._others)  # It was killed, or they would be gone: they hold the pipes open.
                 found = ready.select(LOOK_S)
                 if not found:
                     yield None
                 for key, _ in found:
-                    pipe = key.fileobj
+                    pipe: Any = key.fileobj
                     read = os.read(key.fd, 65536)
                     if not read:
                         ready.unregister(pipe)
                     self._log.write(read)
-                    *whole, rest = (rests[pipe] + read).split(b"\n")
-                    if rest and (not read or len(rest) > LONGEST_LINE):
-                        whole, rest = [*whole, rest], b""
-                    rests[pipe] = rest
-                    texts = [line.decode(errors="replace").strip() for line in whole]
+                    texts = cuts[pipe].cut(read)
                     if pipe is out:
                         yield from texts
                     else:
-                        self._errors.extend(text for text in texts if text)
+                        said = (message(_CODES.sub("", text), LONGEST_ERROR).strip() for text in texts)
+                        self.complaints.extend(filter(None, said))
                     yield ""
-                self._log.flush()
-        self.code = self._leash.wait()
+        self._leash.wait()
+        self.code = self._verdict()
+
+    def _verdict(self) -> int:
+        """How the program ended, as the leash says; one that says nothing was killed, and the program with it."""
+        kind, _, number = self._control.recv(64).decode().rpartition(" ")
+        if kind == "errno":
+            error = OSError(int(number), os.strerror(int(number)), self._words[0])
+            raise NoRoom(str(error)) if error.errno in SHORT else error
+        return int(number) if number else -signal.SIGKILL
 
     def _order(self, word: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._control, word)
+        with contextlib.suppress(OSError):
+            self._control.send(word)
+
+
+class _Lines:
+    """Cuts what comes through a pipe into lines. A carriage return, as of a progress bar, ends one too."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._too_long = False
+        """Whether the line that is not over yet is left out."""
+
+    def cut(self, read: bytes) -> list[str]:
+        """The lines that are whole with `read`; nothing read ends the last one."""
+        *whole, rest = re.split(rb"[\r\n]", self._rest + read)
+        if whole and self._too_long:
+            whole, self._too_long = whole[1:], False
+        if not read and not self._too_long:
+            whole, rest = [*whole, rest], b""
+        self._too_long = self._too_long or len(rest) > LONGEST_LINE
+        self._rest = b"" if self._too_long else rest
+        return [line.decode(errors="replace").strip() for line in whole if len(line) <= LONGEST_LINE]
+
+
+class _Log:
+    """`output.log`: all that a program printed, in each of its stays; of too much the beginning and the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a+b", buffering=0)
+
+    def write(self, printed: bytes) -> None:
+        self._file.write(printed)
+        size = self._file.tell()
+        if size > MOST_LOG:
+            end = os.pread(self._file.fileno(), KEPT_LOG, size - KEPT_LOG)
+            self._file.truncate(KEPT_LOG)
+            self._file.write(b"\n[... what was printed here is left out ...]\n" + end)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _visible(device: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ TrainResult]`, named as `module:function` by the program (never by a YAML file).
 
 from __future__ import annotations
 
+import errno
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,19 @@ class Reply:
     """Of the evaluation that it answers; None when it comes unasked, between evaluations."""
 
 
+class Killed(Exception):
+    """What trained for a slot was killed, as the slot might have been: the trial goes on from its last checkpoint, and one that
+    this happens to again and again is poisoned."""
+
+
+SHORT = frozenset({errno.EAGAIN, errno.ENOMEM})
+"""What the system says when it starts no more processes or threads."""
+
+
+class NoRoom(Exception):
+    """No process or thread could be started, which passes: another program may have taken what there is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """The run returned."""
@@ -126,7 +140,8 @@ class Failed:
     """The run raised. The slot is alive and takes the next task."""
 
     kind: str
-    """`bad-input`, `disk-full` (a disk or a folder that is gone, too), `out-of-memory` or `error`."""
+    """`bad-input`, `disk-full` (a disk or a folder that is gone, too), `out-of-threads` (no thread or process can be started),
+    `out-of-memory`, `killed` or `error`."""
     message: str
     """One line."""
     traceback: str = ""

@@ -8,25 +8,28 @@ import faulthandler
 import gc
 import importlib
 import multiprocessing.forkserver
+import multiprocessing.popen_fork
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from hpsearch.errors import HpsearchError, StoppedForNow
-from hpsearch.execution.protocol import Ended, Failed, Ready, Reply, TrialTask
+from hpsearch.execution.protocol import SHORT, Ended, Failed, Killed, NoRoom, Ready, Reply, TrialTask
 from hpsearch.execution.watchdog import Watchdog
 from hpsearch.files import trouble, unusable
+from hpsearch.text import message
 from hpsearch.training import heartbeat
-from hpsearch.training.events import Answer, EvalPoint, Event, TrainResult
+from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Progress, TrainResult, Warned
 from hpsearch.training.memory import OutOfMemory, shortfall
 
 Trainer = Callable[[TrialTask], Generator[Event, Answer, TrainResult]]
@@ -37,6 +40,19 @@ BEAT_S = 0.5
 """Between two signs of life of a coordinator, and between two looks for them."""
 UNHEARD = 113
 """Exit code of a slot that missed them for too long."""
+LONGEST_TEXT = 200_000
+"""Characters of a traceback and of a sample that are kept."""
+LARGEST = 2**63 - 1
+"""Whole numbers that every database has."""
+_STARTERS = frozenset(
+    start.__code__
+    for start in (
+        threading.Thread.start,
+        subprocess.Popen._execute_child,  # type: ignore[attr-defined]
+        multiprocessing.popen_fork.Popen._launch,  # type: ignore[attr-defined]
+    )
+)
+"""Where Python starts threads and processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +86,19 @@ def slot_main(connection: Connection, trainer: str, environment: dict[str, str],
                 connection.send(_run(connection, run, task))
 
 
+class _Gone(BaseException):
+    """The executor's end of the pipe is closed. Not an Exception: a broken pipe of the run's own is another thing, and no
+    trainer should catch this."""
+
+
+@contextlib.contextmanager
+def _noticing() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise _Gone from None
+
+
 class _Conversation:
     """One run's talk with its executor: events out, answers in, signs of life between them."""
 
@@ -82,10 +111,10 @@ class _Conversation:
     def hold(self, event: Event) -> Answer:
         """Send one event and return the answer: waited for after an evaluation, else only an unasked PAUSE or STOP."""
         self._watchdog.stop()  # What the coordinator takes is no hang of this run.
-        self._connection.send(event)
+        self._send(event)
         answer = None
         while answer is None and isinstance(event, EvalPoint):
-            reply: Reply = self._connection.recv()
+            reply = self._receive()
             if reply.rung in (event.rung, None):
                 answer = reply.answer
         if answer is None:
@@ -97,7 +126,7 @@ class _Conversation:
         """The run lives. Tell the executor now and then, and hear what it wants."""
         if self._watchdog.wind():
             self._watchdog.stop()
-            self._connection.send(Alive())
+            self._send(Alive())
             self._watchdog.wind()
         return self.asked()
 
@@ -111,10 +140,19 @@ class _Conversation:
 
     def _unasked(self) -> Answer:
         while self._asked is Answer.CONTINUE and self._connection.poll():
-            reply: Reply = self._connection.recv()
+            reply = self._receive()
             if reply.rung is None:
                 self._asked = reply.answer
         return self._asked
+
+    def _send(self, said: Event | Alive) -> None:
+        with _noticing():
+            self._connection.send(said)
+
+    def _receive(self) -> Reply:
+        with _noticing():
+            reply: Reply = self._connection.recv()
+        return reply
 
 
 def _run(connection: Connection, trainer: Trainer, task: TrialTask) -> Ended | Failed:
@@ -126,34 +164,79 @@ def _run(connection: Connection, trainer: Trainer, task: TrialTask) -> Ended | F
                 try:
                     event = next(run)
                     while True:
-                        event = run.send(talk.hold(event))
+                        event = run.send(talk.hold(bounded(event)))
                 except StopIteration as stop:
-                    return Ended(stop.value)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        raise
-    except Exception as error:
+                    return Ended(_bounded_result(stop.value))
+    except _Gone:
+        raise EOFError from None
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # A trainer that calls sys.exit() ends its trial only.
         return failure(error, task.folder)
 
 
-def failure(error: Exception, folder: Path | None = None) -> Failed:
+def bounded(said: Event) -> Event:
+    """What a run says, as everything after this takes it: whole numbers that every database has, texts without what no file or
+    database takes and not too long. Nothing else stands between a run and the coordinator. Raises ValueError."""
+    match said:
+        case Progress(iteration=iteration) | Began(iteration):
+            _require_counts(iteration)
+        case EvalPoint(rung=rung, iteration=iteration, tokens=tokens):
+            _require_counts(rung, iteration, tokens)
+        case CheckpointSaved(iteration=iteration, size=size):
+            _require_counts(iteration, size)
+        case Warned(text):
+            return Warned(message(text))
+    return said
+
+
+def _bounded_result(result: TrainResult) -> TrainResult:
+    _require_counts(result.iteration, result.peak_memory)
+    return replace(result, reason=message(result.reason), sample=message(result.sample, LONGEST_TEXT))
+
+
+def _require_counts(*counts: int) -> None:
+    for count in counts:
+        if not 0 <= count <= LARGEST:
+            raise ValueError(f"a count is outside of 0 to 2**63: {count:.3g}")
+
+
+def failure(error: BaseException, folder: Path | None = None) -> Failed:
     """What an exception of a run means to the coordinator. Called while it is handled. folder: the trial's."""
-    lines = str(error).strip().splitlines() or [""]
+    failed = _failure(error, folder)
+    return replace(failed, message=message(failed.message), traceback=message(failed.traceback, LONGEST_TEXT))
+
+
+def _failure(error: BaseException, folder: Path | None) -> Failed:
+    try:
+        text, trace = str(error), traceback.format_exc()
+    except Exception:  # Its own way to be a text fails.
+        return Failed("error", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    first = (text.strip().splitlines() or [""])[0]
     if isinstance(error, StoppedForNow):
-        return Failed("disk-full", lines[0])
+        return Failed("disk-full", first)
     if isinstance(error, HpsearchError):
-        return Failed("bad-input", lines[0])
-    message, trace = f"{type(error).__name__}: {lines[0]}", traceback.format_exc()
-    folders = () if folder is None else (folder,)
-    if isinstance(error, OSError) and folders and (told := trouble(error, *folders)):
-        return Failed("disk-full", told, trace)
+        return Failed("bad-input", first)
+    if isinstance(error, Killed):
+        return Failed("killed", first, trace)
+    told = f"{type(error).__name__}: {first}"
+    if isinstance(error, NoRoom) or _could_not_start(error):
+        return Failed("out-of-threads", told, trace)
+    if isinstance(error, OSError) and folder is not None and (why := trouble(error, folder)):
+        return Failed("disk-full", why, trace)
     missing = shortfall(error)
     if missing is None:
         if folder is not None and (why := unusable(folder)):  # Whatever else it says: it cannot have gone well.
-            told = f"{folder}: {why}; bring it back as it was, then run the same command again"
-            return Failed("disk-full", told, trace)
-        return Failed("error", message, trace)
+            return Failed("disk-full", f"{folder}: {why}; bring it back as it was, then run the same command again", trace)
+        return Failed("error", told, trace)
     parts = error.micro_batches if isinstance(error, OutOfMemory) else 1
-    return Failed("out-of-memory", message, trace, shortfall_bytes=missing, micro_batches=parts)
+    return Failed("out-of-memory", told, trace, shortfall_bytes=missing, micro_batches=parts)
+
+
+def _could_not_start(error: BaseException) -> bool:
+    """Whether a thread or a process was to be started, and the system has none left. (A thread's error has no number.)"""
+    if not isinstance(error, RuntimeError) and not (isinstance(error, OSError) and error.errno in SHORT):
+        return False
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1] in _STARTERS
 
 
 class _Coordinator:

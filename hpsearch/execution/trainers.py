@@ -16,7 +16,7 @@ from hpsearch.training.loop import train
 def transformer(task: TrialTask) -> Generator[Event, Answer, TrainResult]:
     """The compact transformer on the study's text.
 
-    Raises DataError when the text is no longer the one that the study began with.
+    Raises DataError when the text is no longer the one that the study began with, ConfigError when the vocabulary is not its.
     """
     config = TrialConfig.build(task.config)
     corpus = open_corpus(
@@ -30,6 +30,7 @@ def transformer(task: TrialTask) -> Generator[Event, Answer, TrainResult]:
             f"the text changed since the study began (fingerprint {corpus.data_fingerprint[:12]}, "
             f"was {task.data_fingerprint[:12]}); bring the old text back or start another study"
         )
+    corpus.require_vocabulary(config.vocab_size)
     beat()  # Reading a long text for the first time takes minutes, and is over.
     return (
         yield from train(

@@ -50,22 +50,23 @@ def target_of(config: TrialConfig) -> Target:
     return target
 
 
-def to_hf(model: Transformer, specials: Mapping[str, int] | None = None) -> Any:
-    """The same model as a class of `transformers`, in evaluation mode, on the CPU.
-
-    GPT2LMHeadModel, LlamaForCausalLM, BertForMaskedLM (BertForPreTraining with a sentence-order head) or
-    BartForConditionalGeneration. specials: ids of the tokenizer's special tokens.
-    """
-    config = model.config
-    target = target_of(config)
-    library = require_transformers()
-    name = {
+def class_of(config: TrialConfig) -> str:
+    """The class of `transformers` that has every part of the model, the sentence-order head too. Raises as `target_of`."""
+    return {
         "gpt2": "GPT2LMHeadModel",
         "llama": "LlamaForCausalLM",
         "bert": "BertForPreTraining" if config.sentence_loss_weight > 0 else "BertForMaskedLM",
         "bart": "BartForConditionalGeneration",
-    }[target]
-    theirs = getattr(library, name)(hf_config(config, specials)).eval()
+    }[target_of(config)]
+
+
+def to_hf(model: Transformer, specials: Mapping[str, int] | None = None) -> Any:
+    """The same model as a class of `transformers`, in evaluation mode, on the CPU.
+
+    Of the class `class_of` the config. specials: ids of the tokenizer's special tokens.
+    """
+    config = model.config
+    theirs = getattr(require_transformers(), class_of(config))(hf_config(config, specials)).eval()
     missing, unknown = theirs.load_state_dict(hf_state(config, model.state_dict()), strict=False)
     # BART's is a buffer of zeros, and BERT does not read its own when the output is free.
     assert set(missing) <= {"final_logits_bias", "cls.predictions.bias"}, f"no weights for {missing}"
@@ -103,7 +104,11 @@ def hf_config(config: TrialConfig, specials: Mapping[str, int] | None = None) ->
 
 
 def hf_settings(config: TrialConfig, specials: Mapping[str, int] | None = None) -> tuple[str, dict[str, Any]]:
-    """The class of the `transformers` config of `config`, and what it is called with."""
+    """The class of the `transformers` config of `config`, and what it is called with.
+
+    specials: ids of the tokenizer's special tokens. A role that none of them has is None, said in so many words: each class has
+    ids of its own for what is not said, and they are real tokens here (whose row it zeroes, or at which it stops to generate).
+    """
     target = target_of(config)
     ids = {name.strip("[]").lower(): index for name, index in (specials or {}).items()}
     act = ACTIVATION_NAMES[config.hidden_act]

@@ -159,29 +159,50 @@ def weight_bytes(config: TrialConfig, shapes: list[tuple[str, Shape, int]]) -> i
             case "lion":
                 return size
             case "muon":
-                return size if _by_muon(name, shape) else 2 * size
+                return size if by_muon(name, shape) else 2 * size
             case "adafactor":
                 return sum(shape) if len(shape) == 2 else size
 
     return FLOAT * sum(times * (2 * math.prod(shape) + state(name, shape)) for name, shape, times in shapes)
 
 
+def step_flops(config: TrialConfig) -> float:
+    """FLOPs of one optimizer step, as budgets, limits and reports count them: forward and backward of a batch, and the update's
+    products (`update_flops`). What an optimizer does to each element is left out, as is pointwise work of the model.
+    """
+    return count(config).flops_per_token * (config.batch_size * config.context_length) + update_flops(config)
+
+
 def update_flops(config: TrialConfig) -> int:
-    """Matrix products of one optimizer step, which depend on no batch and are in no budget: those of Muon, which makes the
-    update of each matrix of the blocks nearly orthogonal in five Newton-Schulz iterations (X Xᵀ, its square, their product with
-    X).
+    """FLOPs of the matrix products of one update, which depend on no batch: those of Muon, which makes the update of each
+    matrix of the blocks (`muon_rows`) nearly orthogonal in five Newton-Schulz iterations (X Xᵀ, its square, their product
+    with X).
 
     Source: torch.optim.Muon.
     """
     if config.optimizer != "muon":
         return 0
-    matrices = [(shape, times) for name, shape, times in counted_shapes(config) if _by_muon(name, shape)]
-    return sum(times * 5 * (4 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3) for shape, times in matrices)
+    return sum(
+        times * 5 * (4 * min(rows, shape[1]) ** 2 * max(rows, shape[1]) + 2 * min(rows, shape[1]) ** 3)
+        for name, shape, times in counted_shapes(config)
+        if by_muon(name, shape)
+        for rows in muon_rows(config, name, shape)
+    )
 
 
-def _by_muon(name: str, shape: Shape) -> bool:
-    """Whether Muon updates it: the matrices of the blocks, as in `training.optimizers`."""
+def by_muon(name: str, shape: Shape) -> bool:
+    """Whether Muon updates it: the matrices of the blocks. Everything else is AdamW's."""
     return len(shape) == 2 and "blocks." in name
+
+
+def muon_rows(config: TrialConfig, name: str, shape: Shape) -> tuple[int, ...]:
+    """The rows of each matrix that lies in one parameter of `by_muon`: the model keeps queries, keys and values in one tensor
+    for speed, and Muon makes each of them orthogonal by itself.
+    """
+    kv = config.num_groups * (config.d_model // config.num_heads)
+    if name.endswith(".query_key_value.weight"):
+        return shape[0] - 2 * kv, kv, kv
+    return (kv, kv) if name.endswith(".key_value.weight") else (shape[0],)
 
 
 def stack_depths(config: TrialConfig) -> tuple[int, int]:

@@ -14,20 +14,23 @@ from typing import Any
 from hpsearch.config import TrialConfig
 from hpsearch.data.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer, byte_alphabet
 from hpsearch.errors import BadInput
-from hpsearch.model.convert import require_transformers, target_of, to_hf
+from hpsearch.files import write_atomically, writing_folder
+from hpsearch.model.convert import class_of, require_transformers, to_hf
 from hpsearch.model.transformer import Transformer
+from hpsearch.text import storable
 
 CARD = "README.md"
 UNKNOWN = "[UNK]"
 """How the tokenizer of characters spells what it does not know; longer than any of its tokens."""
 
 AUTO_CLASS = {
-    "gpt2": "AutoModelForCausalLM",
-    "llama": "AutoModelForCausalLM",
-    "bert": "AutoModelForMaskedLM",
-    "bart": "BartForConditionalGeneration",
+    "GPT2LMHeadModel": "AutoModelForCausalLM",
+    "LlamaForCausalLM": "AutoModelForCausalLM",
+    "BertForMaskedLM": "AutoModelForMaskedLM",
+    "BertForPreTraining": "AutoModelForPreTraining",
+    "BartForConditionalGeneration": "BartForConditionalGeneration",
 }
-"""The class to load each target with."""
+"""What loads each class of `transformers` with all of its heads."""
 
 _ROLES = {
     "[PAD]": "pad_token",
@@ -40,21 +43,21 @@ _ROLES = {
 
 
 def write_folder(model: Transformer, tokenizer: Tokenizer, folder: Path, card: str) -> None:
-    """Write `model` and `tokenizer` into `folder`, weights as safetensors, with `card` as its README.md.
+    """Write `model` and `tokenizer` into a new or empty `folder`, weights as safetensors, with `card` as its README.md.
 
     Raises ConfigError naming the hyperparameter that transformers has no place for, and BadInput without that library.
     """
     theirs = to_hf(model, tokenizer.specials)
     wrapped = hf_tokenizer(tokenizer, model.config)
-    folder.mkdir(parents=True, exist_ok=True)
-    theirs.save_pretrained(folder)
-    wrapped.save_pretrained(folder)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    with writing_folder(folder) as whole:
+        theirs.save_pretrained(whole)
+        wrapped.save_pretrained(whole)
+        write_atomically(whole / CARD, storable(card))
 
 
 def auto_class(config: TrialConfig) -> str:
     """The class of `transformers` that loads the folder. Raises ConfigError as `target_of`."""
-    return AUTO_CLASS[target_of(config)]
+    return AUTO_CLASS[class_of(config)]
 
 
 def hf_tokenizer(tokenizer: Tokenizer, config: TrialConfig) -> Any:

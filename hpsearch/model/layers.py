@@ -40,16 +40,24 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """The pointwise function of each `hidden_act`."""
 
 
+USUAL_DROPOUT = (0.01, 0.99)
+"""Probabilities that a few bits express to a thousandth, of what is dropped and of what is kept."""
+
+
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     """`F.dropout`, on a CPU with half of its cost."""
     if not training or probability == 0.0:
         return x
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or not _usual(probability):
         return F.dropout(x, probability, training)
-    # Torch's CPU generator is serial, and torch draws 64 bits for each element; 16 bits are enough for a probability.
+    # Torch's CPU generator is serial, and torch draws 64 bits for each element; 16 bits are enough for a usual probability.
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()]
     kept = bits.view(x.shape) >= round(probability * 65536) - 32768
     return x * kept.to(x.dtype).mul_(1.0 / (1.0 - probability))
+
+
+def _usual(probability: float) -> bool:
+    return USUAL_DROPOUT[0] <= probability <= USUAL_DROPOUT[1]
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -132,8 +140,9 @@ def attend(
 
     mask: broadcasts to (B, H, T, S), True where a key is visible. causal: query t sees keys up to t (T = S).
     """
-    # On a CPU torch has no kernel with dropout, and composes one that costs up to twice of what stands below.
-    if concentration is None and (dropout_p == 0.0 or query_BHTK.device.type != "cpu"):
+    # On a CPU torch has no kernel with dropout, and composes one that costs up to twice of what stands below. Those of a GPU
+    # may draw as few as 8 bits for each weight.
+    if concentration is None and (dropout_p == 0.0 or (query_BHTK.device.type != "cpu" and _usual(dropout_p))):
         grouped = key_BGSK.shape[1] != query_BHTK.shape[1]
         return F.scaled_dot_product_attention(
             query_BHTK, key_BGSK, value_BGSK, mask, dropout_p, is_causal=causal, enable_gqa=grouped

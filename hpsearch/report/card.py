@@ -10,6 +10,7 @@ from hpsearch.config import HYPERPARAMETERS, TrialConfig
 from hpsearch.report.export import ExportedConfig, scalar
 from hpsearch.report.view import StudyView, amount, short
 from hpsearch.storage.records import TrialRecord
+from hpsearch.text import printable
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def of_config(config: TrialConfig, asked: ExportedConfig | None, auto_class: str
 def model_card(subject: Subject) -> str:
     """Markdown with the metadata that model hubs read."""
     config = subject.config
-    tag = {"AutoModelForCausalLM": "text-generation", "AutoModelForMaskedLM": "fill-mask"}.get(subject.auto_class)
+    tag = {"decoder": "text-generation", "encoder": "fill-mask"}.get(config.architecture)
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {tag}"] if tag else []), "tags: [hpsearch]", "---", ""]
     lines += [f"# {_inline(subject.title)}", ""]
     lines += [f"- {_inline(fact)}" for fact in subject.facts]
@@ -107,4 +108,4 @@ def _notes(config: TrialConfig) -> list[str]:
 
 
 def _inline(text: str) -> str:
-    return " ".join(text.replace("`", "'").split())
+    return printable(" ".join(text.replace("`", "'").split()))

@@ -10,9 +10,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hpsearch.report import style
-from hpsearch.report.view import Scale, StudyView, in_few_words, short
+from hpsearch.report.view import Scale, StudyView, brief, short
 from hpsearch.storage.records import TrialRecord, TrialState
 
+TICKS = 24
+"""Names along an axis of choices; more cannot be read."""
 _ABOVE = "off the axis"
 _MANY = 300
 _MARKERS: dict[str, dict[str, Any]] = {
@@ -103,10 +105,28 @@ def y_range(view: StudyView) -> list[float]:
     return [low - pad, high + pad]
 
 
-def ordered_choices(scale: Scale, values: Iterable[Any]) -> list[Any]:
-    """The choices of the space, then any other value that trials have (enqueued by hand)."""
-    known = list(scale.choices or ())
-    return known + sorted({value for value in values if value not in known}, key=str)
+class Choices:
+    """The choices of the space, then any other value that trials have (enqueued by hand), by their places."""
+
+    def __init__(self, scale: Scale, values: Iterable[Any]) -> None:
+        known = {_key(choice): choice for choice in scale.choices or ()}
+        others = {key: value for value in values if (key := _key(value)) not in known}
+        self.all: list[Any] = [*known.values(), *sorted(others.values(), key=str)]
+        self._places = {key: place for place, key in enumerate([*known, *(_key(value) for value in self.all[len(known) :])])}
+
+    def place(self, choice: Any) -> int:
+        return self._places[_key(choice)]
+
+    def ticks(self, most: int = TICKS) -> list[tuple[int, str]]:
+        """Places and names for an axis: all of them up to TICKS, else `most`, evenly spread with the first and the last."""
+        last = len(self.all) - 1
+        shown = range(last + 1) if last < TICKS else [round(step * last / (most - 1)) for step in range(most)]
+        return [(place, safe(brief(self.all[place]))) for place in shown]
+
+
+def _key(value: Any) -> str:
+    """What tells choices apart: true from 1, but not 1 from 1.0; lists too, which cannot be looked up themselves."""
+    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def jitter(number: int, width: float) -> float:
@@ -117,7 +137,7 @@ def jitter(number: int, width: float) -> float:
 def hover(view: StudyView, trial: TrialRecord) -> str:
     reached = view.reached(trial)
     lines = [f"<b>trial {trial.number}</b>, {trial.state.value}", f"{view.objective} {short(reached)}"]
-    lines += in_few_words(trial, view.baseline)
+    lines += view.few_words[trial.number]
     if trial.reason:
         lines.append(trial.reason if len(trial.reason) < 80 else trial.reason[:77] + "…")
     return "<br>".join([lines[0], *(safe(line) for line in lines[1:])])

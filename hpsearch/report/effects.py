@@ -15,13 +15,15 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from hpsearch.report import style
-from hpsearch.report.drawing import by_state, ceiling_of, empty, new_figure, ordered_choices
+from hpsearch.report.drawing import TICKS, Choices, by_state, ceiling_of, empty, new_figure
 from hpsearch.report.importance import MIN_TRIALS
 from hpsearch.report.view import Scale, StudyView, short
 
 Floats = npt.NDArray[np.float64]
 
 TREES = 64
+DRAWN = 1000
+"""Trials that each tree is grown on, at most."""
 GRID = 14
 """Places along a range at which an effect is computed."""
 BACKGROUND = 120
@@ -61,10 +63,10 @@ def marginal_effects(view: StudyView, searched: Mapping[str, Scale]) -> dict[str
     ceiling = ceiling_of([trial.value or 0.0 for trial in trials])
     values = np.array([min(trial.value or 0.0, ceiling) for trial in trials])
     columns: dict[str, Floats] = {}
-    choices: dict[str, list[Any] | None] = {}
+    choices: dict[str, Choices | None] = {}
     for name, scale in scales.items():
         given = [each.params.get(name) for each in trials]
-        choices[name] = None if scale.choices is None else ordered_choices(scale, [each for each in given if each is not None])
+        choices[name] = None if scale.choices is None else Choices(scale, [each for each in given if each is not None])
         columns[name] = np.array([_number(each, scale, choices[name]) for each in given])
     # A conditional parameter tells by its absence what the one above it is, and would take that one's effect: it is left to a
     # forest of its own, of the trials that have it.
@@ -85,12 +87,15 @@ def marginal_effects(view: StudyView, searched: Mapping[str, Scale]) -> dict[str
 def _forest(table: Floats, values: Floats) -> Any:
     from sklearn.ensemble import RandomForestRegressor
 
-    return RandomForestRegressor(TREES, min_samples_leaf=2, random_state=0).fit(table, values)
+    drawn = min(DRAWN, len(values))
+    return RandomForestRegressor(TREES, min_samples_leaf=2, max_samples=drawn, random_state=0).fit(table, values)
 
 
-def _effect(forest: Any, table: Floats, column: int, scale: Scale, choices: list[Any] | None) -> Effect:
-    """The effect of one column of `table`, (trials, parameters)."""
-    found = np.unique(table[:, column])
+def _effect(forest: Any, table: Floats, column: int, scale: Scale, choices: Choices | None) -> Effect:
+    """The effect of one column of `table`, (trials, parameters); of many choices, of the TICKS that most trials have."""
+    found, counts = np.unique(table[:, column], return_counts=True)
+    if choices is not None:
+        found = np.sort(found[np.argsort(-counts, kind="stable")[:TICKS]])
     rows = table[np.linspace(0, len(table) - 1, min(BACKGROUND, len(table))).astype(int)]
     grid = found if choices is not None or len(found) <= GRID else np.linspace(found[0], found[-1], GRID)
     asked = np.repeat(rows[None], len(grid), axis=0)
@@ -100,7 +105,7 @@ def _effect(forest: Any, table: Floats, column: int, scale: Scale, choices: list
     along = trees.reshape(len(trees), len(grid), len(rows)).mean(axis=2)
     low, high = np.quantile(along, [0.1, 0.9], axis=0)
     mean = along.mean(axis=0)
-    places = [choices[int(place)] for place in grid] if choices is not None else _places(grid, scale)
+    places = [choices.all[int(place)] for place in grid] if choices is not None else _places(grid, scale)
     return Effect(places, mean.tolist(), np.minimum(low, mean).tolist(), np.maximum(high, mean).tolist())
 
 
@@ -108,12 +113,12 @@ def _places(grid: Floats, scale: Scale) -> list[float]:
     return [math.exp(place) if scale.log else float(place) for place in grid]
 
 
-def _number(value: Any, scale: Scale, choices: list[Any] | None) -> float:
+def _number(value: Any, scale: Scale, choices: Choices | None) -> float:
     """As the forest sees it: the place of a choice, the logarithm where it was searched so, NaN where there is none."""
     if value is None:
         return math.nan
     if choices is not None:
-        return float(choices.index(value))
+        return float(choices.place(value))
     return math.log(value) if scale.log and value > 0 else float(value)
 
 
@@ -213,11 +218,11 @@ def _smoothed(x: Floats, y: Floats, z: Floats, xs: Floats, ys: Floats) -> Floats
     The width is Scott's: a share of each axis' spread that shrinks as trials are added.
     """
     width = len(z) ** (-1 / 6)
-    near_x = ((xs[:, None] - x) / (width * max(float(np.std(x)), 1e-9))) ** 2
-    near_y = ((ys[:, None] - y) / (width * max(float(np.std(y)), 1e-9))) ** 2
-    weight = np.exp(-0.5 * (near_y[:, None, :] + near_x[None, :, :]))
-    total = weight.sum(axis=2)
+    # A weight is the product of one along each axis, so that no table of all crossings and all trials is needed.
+    near_x = np.exp(-0.5 * ((xs[:, None] - x) / (width * max(float(np.std(x)), 1e-9))) ** 2)
+    near_y = np.exp(-0.5 * ((ys[:, None] - y) / (width * max(float(np.std(y)), 1e-9))) ** 2)
+    total = near_y @ near_x.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean: Floats = (weight @ z) / total
+        mean: Floats = ((near_y * z) @ near_x.T) / total
     mean[total < min(NEIGHBOURS, 0.1 * len(z))] = np.nan
     return mean

@@ -7,6 +7,7 @@ The file says what produced it; `hpsearch train --config` needs nothing else. A 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,12 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, TrialConfig, canonical, shown
 from hpsearch.errors import BadInput, ConfigError, SpaceError, did_you_mean
 from hpsearch.hyperparameter import Hyperparameter
+from hpsearch.places import MOST_THREADS
 from hpsearch.report.own import again
 from hpsearch.report.verdict import comment_lines, verdict_dict
 from hpsearch.report.view import StudyView, amount, finite, jsonable, searched_by, short
 from hpsearch.space.source import CONFIG, Node, plain, read_text, read_toml, read_word, read_yaml
 from hpsearch.space.source import Mapping as MappingNode
 from hpsearch.storage.records import TrialRecord
+from hpsearch.text import BLANKS, printable
 
 _AGAIN = "Train it again, to the same score on the same CPU with the same threads"
 
@@ -40,7 +43,7 @@ class Run(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     device: str | None = None
-    threads: int | None = None
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)
 
 
 class Origin(BaseModel):
@@ -86,18 +89,33 @@ def document(view: StudyView, trial: TrialRecord) -> dict[str, Any]:
         },
         "data": {**study.data, "fingerprint": study.data_fingerprint},
         "run": {"device": study.device, "threads": study.threads},
-        "hyperparameters": {name: trial.config[name] for name in _names(view, trial) if trial.config.get(name) is not None},
+        "hyperparameters": {name: trial.config[name] for name in _names(view, trial)},
     }
 
 
 def _names(view: StudyView, trial: TrialRecord) -> Iterable[str]:
-    return trial.config if view.study.own else HYPERPARAMETERS
+    """Of what is written: all that a trainer of one's own was given, null too; of the built-in model's what has an effect."""
+    return trial.config if view.study.own else [name for name in HYPERPARAMETERS if trial.config.get(name) is not None]
 
 
 def to_json(view: StudyView, trial: TrialRecord) -> str:
     """The export as JSON; `read_config` reads it too. JSON has no comments: what fresh seeds said is a section of its own."""
     content = document(view, trial) | {"confirmation": confirmation(view, trial)}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise BadInput("--format json: a hyperparameter is infinite or NaN, which JSON cannot say; use yaml or toml") from None
+    return escaped(text) + "\n"
+
+
+def escaped(text: str) -> str:
+    """JSON, or strings of it, with what no file or terminal takes (surrogates, controls, marks of direction) as escapes that
+    TOML has too, which knows no pairs of surrogates: what is beyond 16 bits stays."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(
+        each if each.isprintable() or each in BLANKS or each > "\uffff" else json.dumps(each)[1:-1] for each in text
+    ).replace("\x7f", "\\u007f")
 
 
 def confirmation(view: StudyView, trial: TrialRecord) -> dict[str, Any] | None:
@@ -250,7 +268,7 @@ def provenance(view: StudyView, trial: TrialRecord) -> list[str]:
         f"Search: {searched_by(study)}, seed {study.seed}; proposed by {trial.proposed_by}",
     ]
     # A line break in a name or a reason would end the comment.
-    return [" ".join(line.split()) for line in lines]
+    return [printable(" ".join(line.split())) for line in lines]
 
 
 def _doc(info: Hyperparameter) -> str:
@@ -264,6 +282,8 @@ def scalar(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
+        if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
         text = repr(value)
         return text.replace("e", ".0e") if "e" in text and "." not in text else text
     if isinstance(value, str):

@@ -15,14 +15,14 @@ import plotly.graph_objects as go
 
 from hpsearch.report import style
 from hpsearch.report.drawing import (
+    TICKS,
+    Choices,
     by_state,
     empty,
     hover,
     jitter,
     measure,
     new_figure,
-    ordered_choices,
-    safe,
     with_unit,
     y_range,
 )
@@ -114,7 +114,7 @@ def slice_panel(view: StudyView, name: str, scale: Scale, effect: Effect | None 
         figure.add_annotation(
             text=share, showarrow=False, xref="paper", yref="paper", x=0, y=1.02, yanchor="bottom", xanchor="left", font_size=11
         )
-    choices = ordered_choices(scale, [trial.params[name] for trial in having])
+    choices = Choices(scale, [trial.params[name] for trial in having])
     if scale.choices is None:
         places = {trial.number: float(trial.params[name]) for trial in having}
         figure.update_xaxes(type="log" if scale.log else "linear", exponentformat="power", nticks=6)
@@ -126,15 +126,12 @@ def slice_panel(view: StudyView, name: str, scale: Scale, effect: Effect | None 
                 **({"dtick": 1, "tickformat": ".0e"} if decades else {"nticks": 4, "tickformat": ".3~g"}),
             )
     else:
-        places = {trial.number: choices.index(trial.params[name]) + jitter(trial.number, 0.22) for trial in having}
-        figure.update_xaxes(
-            tickvals=list(range(len(choices))),
-            ticktext=[safe(short(choice)) for choice in choices],
-            range=[-0.6, len(choices) - 0.4],
-        )
+        places = {trial.number: choices.place(trial.params[name]) + jitter(trial.number, 0.22) for trial in having}
+        where, named = zip(*choices.ticks(most=TICKS // 2), strict=True)
+        figure.update_xaxes(tickvals=where, ticktext=named, range=[-0.6, len(choices.all) - 0.4])
     figure.add_traces(by_state(view, places, None, legend=False))
     if effect is not None:
-        along = effect.places if scale.choices is None else [choices.index(each) for each in effect.places]
+        along = effect.places if scale.choices is None else [choices.place(each) for each in effect.places]
         add_effect(figure, effect, along, apart=scale.choices is not None)
     figure.update_yaxes(range=y_range(view), nticks=5)
     return figure

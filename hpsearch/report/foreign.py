@@ -17,6 +17,9 @@ from hpsearch.config import HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import BadInput, ConfigError, did_you_mean
 from hpsearch.report.translation import Reader, Translation
 
+NAME = "hpsearch"
+"""Of the model in litgpt, which knows no such one; so it takes what the configuration says."""
+
 
 def translate(program: str, config: TrialConfig, device: str) -> Translation:
     """`config` for `program` (a key of PROGRAMS). device: `cpu` or `cuda`, where the trial ran.
@@ -42,7 +45,7 @@ def _nanogpt(read: Reader, config: TrialConfig, device: str) -> Translation:
     take = read.take
     take("architecture")
     read.told.settings = {
-        "eval_interval": take("eval_interval"),
+        "eval_interval": _whole_steps(read, "eval_interval"),
         "eval_iters": take("eval_iters"),
         "log_interval": take("log_interval"),
         "gradient_accumulation_steps": 1,
@@ -104,6 +107,17 @@ def _floor(read: Reader, config: TrialConfig) -> float:
     return config.learning_rate * (1.0 if schedule == "constant" else ratio)
 
 
+def _whole_steps(read: Reader, name: str) -> int:
+    """An interval for a program that counts whole steps only."""
+    value: float = read.take(name)
+    steps = max(1, round(value))
+    if steps != value:
+        read.differs(
+            f"{name} {value:.6g}: {read.told.program} has whole steps only, so the last ones come a little earlier or later"
+        )
+    return steps
+
+
 def _litgpt(read: Reader, config: TrialConfig, device: str) -> Translation:
     _decoder_only("litgpt", config)
     take = read.take
@@ -118,8 +132,10 @@ def _litgpt(read: Reader, config: TrialConfig, device: str) -> Translation:
         arguments["momentum"] = take("momentum")
     take("max_iters")
     read.told.settings = {
+        # litgpt asks for it, and builds from model_config.
+        "model_name": NAME,
         "model_config": {
-            "name": "hpsearch",
+            "name": NAME,
             "block_size": take("context_length"),
             "n_layer": take("num_layers"),
             "n_head": take("num_heads"),
@@ -137,7 +153,7 @@ def _litgpt(read: Reader, config: TrialConfig, device: str) -> Translation:
         },
         "precision": "bf16-mixed" if device == "cuda" else "32-true",
         "train": {
-            "save_interval": take("save_interval"),
+            "save_interval": _whole_steps(read, "save_interval"),
             "log_interval": take("log_interval"),
             "global_batch_size": config.batch_size,
             "micro_batch_size": take("batch_size"),
@@ -147,7 +163,7 @@ def _litgpt(read: Reader, config: TrialConfig, device: str) -> Translation:
             "max_norm": config.grad_clip or 1e9,
             "min_lr": _floor(read, config),
         },
-        "eval": {"interval": take("eval_interval"), "max_iters": take("eval_iters")},
+        "eval": {"interval": _whole_steps(read, "eval_interval"), "max_iters": take("eval_iters")},
         "devices": 1,
         "seed": take("seed"),
     }
@@ -195,9 +211,9 @@ def _transformers(read: Reader, config: TrialConfig, device: str) -> Translation
         "weight_decay": take("weight_decay"),
         "max_grad_norm": take("grad_clip"),
         "eval_strategy": "steps",
-        "eval_steps": take("eval_interval"),
+        "eval_steps": _whole_steps(read, "eval_interval"),
         "save_strategy": "steps",
-        "save_steps": take("save_interval"),
+        "save_steps": _whole_steps(read, "save_interval"),
         "save_total_limit": take("max_save_num"),
         "logging_steps": take("log_interval"),
         "seed": take("seed"),
@@ -216,8 +232,10 @@ def _transformers(read: Reader, config: TrialConfig, device: str) -> Translation
     try:
         target = target_of(config)
         kind, settings = hf_settings(config)
-        settings = {name: value for name, value in settings.items() if value is not None}
         read.told.settings[kind] = settings
+        if target in ("bert", "bart"):
+            roles = ", ".join(name for name in settings if name.endswith("_token_id"))
+            read.differs(f"{roles}: set them to your tokenizer's ids; None means that there is no such token")
     except ConfigError as error:
         read.told.missing.append(f"{error}; so there is no config of its model here")
         for name in shape:

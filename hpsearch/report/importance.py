@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import plotly.graph_objects as go
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from hpsearch.report import style
 from hpsearch.report.drawing import empty, new_figure
 from hpsearch.report.view import StudyView
+from hpsearch.space.distributions import distribution
+from hpsearch.storage.records import TrialState
+
+if TYPE_CHECKING:
+    from hpsearch.space.space import SearchSpace
 
 MIN_TRIALS = 10
 """Complete trials below which importances are noise: PED-ANOVA compares the best five with all."""
 RESAMPLINGS = 16
+DRAWN = 1000
+"""Trials of a resampling, at most."""
 SHOWN = 20
 """Bars of the figure."""
 
@@ -46,12 +58,17 @@ def importance_of(study: optuna.Study, searched: Iterable[str]) -> dict[str, Imp
     names = [name for name in searched if name in seen]
     if len(complete) < MIN_TRIALS or not names:
         return {}
+    complete = _told_by_identity(complete)
     shares = _shares(study, names, complete)
     draw = random.Random(0)
-    drawn = [_shares(study, names, draw.choices(complete, k=len(complete))) for _ in range(RESAMPLINGS)]
+    size = min(len(complete), DRAWN)
+    drawn = [_shares(study, names, draw.choices(complete, k=size)) for _ in range(RESAMPLINGS)]
     found = {}
     for name, share in sorted(shares.items(), key=lambda item: -item[1]):
         spread = sorted(each.get(name, 0.0) for each in drawn)
+        if size < len(complete):  # Fewer trials spread more, by the root of how many fewer, and each share is a little higher.
+            narrower = math.sqrt(size / len(complete))
+            spread = [max(0.0, share + narrower * (each - median(spread))) for each in spread]
         tenth = RESAMPLINGS // 10
         found[name] = Importance(share, min(share, spread[tenth]), max(share, spread[-1 - tenth]))
     return found
@@ -110,19 +127,80 @@ def _shares(study: optuna.Study, names: Sequence[str], trials: Sequence[FrozenTr
         warnings.simplefilter("ignore")  # Optuna explains what a target and a rare conditional parameter mean; we say so.
         held = {name for trial in trials for name in trial.distributions}
         return get_param_importances(
-            _Drawn(study, trials),
+            _Drawn(trials, study.directions),
             evaluator=evaluator,
             params=[name for name in names if name in held],
             target=lambda trial: trial.values[0],
         )
 
 
-class _Drawn(optuna.Study):
-    """The study with other trials in it, which no storage has to hold."""
+def _told_by_identity(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials with one object for each distribution, equal to itself alone.
 
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        self.__dict__.update(vars(study))
-        self._trials = list(trials)
+    Optuna looks up each trial's distribution of each parameter, by all that is in it, which took most of the time.
+    """
+    kinds: dict[type, type] = {}
+    kept: dict[BaseDistribution, BaseDistribution] = {}
+
+    def one(distribution: BaseDistribution) -> BaseDistribution:
+        if distribution not in kept:
+            kind = type(distribution)
+            if kind not in kinds:
+                kinds[kind] = type(kind.__name__, (kind,), {"__eq__": object.__eq__, "__hash__": object.__hash__})
+            kept[distribution] = copy.copy(distribution)
+            kept[distribution].__class__ = kinds[kind]
+        return kept[distribution]
+
+    found = []
+    for trial in trials:
+        found.append(copy.copy(trial))
+        found[-1].distributions = {name: one(each) for name, each in trial.distributions.items()}
+    return found
+
+
+def study_of(view: StudyView, space: SearchSpace) -> optuna.Study:
+    """Optuna's side of a study as far as importances need it: its complete trials, from our own records of them.
+
+    Optuna's own records of thousands of trials would take seconds and a hundred megabytes to read.
+    """
+    distributions = {parameter.name: distribution(parameter) for parameter in space.searched}
+    trials = []
+    for trial in view.trials:
+        if trial.state is not TrialState.COMPLETE or not trial.values:
+            continue
+        params = {name: value for name, value in trial.params.items() if _held(distributions.get(name), value)}
+        trials.append(
+            FrozenTrial(
+                number=trial.number,
+                state=OptunaState.COMPLETE,
+                value=None,
+                values=list(trial.values),
+                datetime_start=datetime.fromtimestamp(trial.started_at or 0),
+                datetime_complete=datetime.fromtimestamp(trial.ended_at or 0),
+                params=params,
+                distributions={name: distributions[name] for name in params},
+                user_attrs={},
+                system_attrs={},
+                intermediate_values={},
+                trial_id=trial.number,
+            )
+        )
+    return _Drawn(trials, [StudyDirection.MINIMIZE] * len(view.study.objectives))
+
+
+def _held(distribution: BaseDistribution | None, value: Any) -> bool:
+    """Whether a value is one that the distribution can have; a parameter without effect has none."""
+    try:
+        return distribution is not None and bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (TypeError, ValueError):
+        return False
+
+
+class _Drawn(optuna.Study):
+    """A study of complete trials that no storage has to hold."""
+
+    def __init__(self, trials: Sequence[FrozenTrial], directions: list[StudyDirection]) -> None:
+        self._trials, self._directions = list(trials), directions
 
     def get_trials(self, deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
         return self._trials

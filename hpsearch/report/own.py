@@ -47,5 +47,5 @@ def again(view: StudyView, trial: TrialRecord) -> str:
 
 
 def bare(name: str) -> str:
-    """A name as part of a shell variable's."""
-    return re.sub(r"\W", "_", name)
+    """A name as part of a shell variable's, which is ASCII."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)

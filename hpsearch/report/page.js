@@ -8,13 +8,20 @@
   if (typeof DecompressionStream === "undefined") {
     return fail("The figures need a browser of 2023 or later.");
   }
-  const bytes = Uint8Array.from(atob(read("library")), (c) => c.charCodeAt(0));
-  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const unpack = (id) => {
+    const bytes = Uint8Array.from(atob(read(id)), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
   const library = document.createElement("script");
-  library.textContent = await new Response(unpacked).text();
+  library.textContent = await unpack("library");
   document.head.append(library);
 
-  const figures = JSON.parse(read("figures"));
+  const { words, figures } = JSON.parse(await unpack("figures"));
+  for (const { data } of Object.values(figures)) {
+    for (const trace of data) {
+      if (Array.isArray(trace.text)) trace.text = trace.text.map((number) => words[number]);
+    }
+  }
   const templates = JSON.parse(read("templates"));
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const config = {

@@ -31,6 +31,7 @@ from hpsearch.report.gallery import NAMES, SLICE, gallery
 from hpsearch.report.verdict import row_of
 from hpsearch.report.view import Scale, StudyView, amount, duration, in_few_words, short
 from hpsearch.storage.records import TrialRecord, TrialState
+from hpsearch.text import TOLD, shortened
 
 if TYPE_CHECKING:
     import optuna
@@ -56,6 +57,8 @@ def write_report(
     page = render_report(view, study, searched, edges=edges, earlier=earlier, chosen=chosen)
     try:
         write_atomically(path, page)
+    except BrokenPipeError:
+        raise  # The reader has seen enough.
     except OSError as error:
         raise BadInput(f"{path}: cannot write the report: {error.strerror}") from None
 
@@ -71,11 +74,19 @@ def render_report(
 ) -> str:
     """The page as text."""
     drawn = _figures(view, study, searched, chosen)
+    words: dict[str, int] = {}
+    shown = {
+        name: {"data": _numbered(figure["data"], words), "layout": figure["layout"]}
+        for name, figure in drawn.items()
+        if figure["data"]
+    }
     library, packed = _plotly()
     script, css = _asset("page.js"), _asset("page.css")
     hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (library, script))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(coded=_coded, counted=counted, short=short, amount=amount, when=_when, duration=duration)
+    environment.filters.update(
+        coded=_coded, counted=counted, short=short, told=told, amount=amount, when=_when, duration=duration
+    )
     return environment.from_string(_asset("page.html")).render(
         view=view,
         record=view.study,
@@ -98,15 +109,13 @@ def render_report(
         command=command(view),
         sources=sources(view),
         missing={name: figure["layout"]["annotations"][0]["text"] for name, figure in drawn.items() if not figure["data"]},
-        rows=[(trial, ", ".join(in_few_words(trial, view.baseline, limit=5))) for trial in view.trials],
+        rows=[(trial, ", ".join(in_few_words(trial, view.baseline, limit=5)), told(trial.reason)) for trial in view.trials],
         policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'",
         css=Markup(css),
         script=Markup(script),
         packed=Markup(packed),
-        figures=_json(
-            {name: {"data": figure["data"], "layout": figure["layout"]} for name, figure in drawn.items() if figure["data"]}
-        ),
+        figures=Markup(_packed(json.dumps({"words": list(words), "figures": shown}, separators=(",", ":")))),
         templates=_json({"light": style.LIGHT, "dark": style.DARK}),
     )
 
@@ -125,6 +134,17 @@ def _figures(
         )
         plain[name]["layout"].setdefault("margin", {})["t"] = 48 if legend else 24
     return plain
+
+
+def _numbered(data: list[dict[str, Any]], words: dict[str, int]) -> list[dict[str, Any]]:
+    """The traces with numbers in place of their texts, which go to `words`: what is said of a trial stands in several figures,
+    and thousands of trials are megabytes of it."""
+    return [
+        trace | {"text": [words.setdefault(text, len(words)) for text in trace["text"]]}
+        if isinstance(trace.get("text"), list)
+        else trace
+        for trace in data
+    ]
 
 
 def _sections(drawn: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -223,6 +243,11 @@ def _ended(view: StudyView) -> str:
     return f"It has not ended: {len(view.trials)} of {view.study.trials_target} trials so far; `hpsearch run` goes on with it."
 
 
+def told(reason: str) -> str:
+    """As much of a reason as a table of many has room for; `hpsearch show` has the whole."""
+    return shortened(reason, TOLD)
+
+
 def _coded(text: str) -> Markup:
     """What stands between backticks as code."""
     parts = text.split("`")
@@ -246,7 +271,12 @@ def _asset(name: str) -> str:
 def _plotly() -> tuple[str, str]:
     """plotly.js, and the same compressed in base64."""
     library = get_plotlyjs()
-    return library, base64.b64encode(gzip.compress(library.encode(), 9, mtime=0)).decode()
+    return library, _packed(library)
+
+
+def _packed(text: str) -> str:
+    """`text` compressed, in base64, as page.js unpacks it."""
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def _digest(text: str) -> str:

@@ -6,6 +6,7 @@ Only what our figures are made of is known here: scatter, bars, contours, straig
 from __future__ import annotations
 
 import html
+import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hpsearch.errors import BadInput
+from hpsearch.files import write_atomically
 from hpsearch.report import style
 
 FORMATS = ("png", "svg", "pdf", "json")
@@ -48,10 +50,7 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path, format: str) -
         path = folder / f"{name}.{format}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if format == "json":
-                path.write_text(figure.to_json(), encoding="utf-8")
-            else:
-                paint(figure, path, format)
+            write_atomically(path, figure.to_json() if format == "json" else paint(figure, format))
         except OSError as error:
             raise BadInput(f"{path}: cannot write the figure: {error.strerror}") from None
         written.append(path)
@@ -69,8 +68,8 @@ def require_painter(format: str) -> None:
         raise BadInput(told) from None
 
 
-def paint(figure: go.Figure, path: Path, format: str) -> None:
-    """Draw `figure` into a file on white."""
+def paint(figure: go.Figure, format: str) -> memoryview:
+    """A file with `figure` drawn on white."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -109,7 +108,9 @@ def paint(figure: go.Figure, path: Path, format: str) -> None:
         if len(handles) > 1 and layout.showlegend is not False:
             sheet.legend(handles, labels, loc="outside lower left", ncols=min(len(labels), 6), frameon=False, fontsize=8)
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
-        sheet.savefig(path, format=format, dpi=DOTS_PER_INCH, metadata=metadata)
+        drawn = io.BytesIO()
+        sheet.savefig(drawn, format=format, dpi=DOTS_PER_INCH, metadata=metadata)
+    return drawn.getbuffer()
 
 
 def _scatter(sheet: Any, axes: Any, trace: Any, categories: Sequence[str], order: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hpsearch.report import style
-from hpsearch.report.drawing import ceiling_of, empty, jitter, measure, new_figure, ordered_choices, safe
+from hpsearch.report.drawing import Choices, ceiling_of, empty, jitter, measure, new_figure, safe
 from hpsearch.report.view import Scale, StudyView, short
 
 AXES = 7
@@ -69,9 +69,7 @@ def parallel_coordinates(view: StudyView, searched: Mapping[str, Scale], importa
             x=place, y=1.06 + 0.12 * (place % 2), text=f"<b>{name}</b>", showarrow=False, yanchor="bottom", font={"size": 12}
         )
         for text, height in axis.ticks:
-            figure.add_annotation(
-                x=place, y=height, text=safe(text), showarrow=False, xanchor="left", xshift=3, font={"size": 11}
-            )
+            figure.add_annotation(x=place, y=height, text=text, showarrow=False, xanchor="left", xshift=3, font={"size": 11})
     figure.update_layout(height=440, margin={"l": 16, "r": 16, "b": 8})
     return figure
 
@@ -85,17 +83,17 @@ class _ParallelAxis:
         self, name: str, ticks: list[tuple[str, float]], *, log: bool = False, low: float = 0, high: float = 1
     ) -> None:
         self.name, self.ticks, self.log, self.low, self.high = name, ticks, log, low, high
-        self.places: dict[Any, float] | None = None
+        self.choices: Choices | None = None
 
     @classmethod
     def of(cls, name: str, scale: Scale, values: Sequence[Any]) -> _ParallelAxis:
         given = [value for value in values if value is not None]
         unused = [("unused", cls.UNUSED)] if len(given) < len(values) else []
         if scale.choices is not None:
-            choices = ordered_choices(scale, given)
-            places = {choice: index / max(1, len(choices) - 1) for index, choice in enumerate(choices)}
-            axis = cls(name, [(short(choice), place) for choice, place in places.items()] + unused)
-            axis.places = places
+            choices = Choices(scale, given)
+            top = max(1, len(choices.all) - 1)
+            axis = cls(name, [(text, place / top) for place, text in choices.ticks()] + unused, high=top)
+            axis.choices = choices
             return axis
         low, high = float(min(given)), float(max(given))
         axis = cls(name, unused, log=scale.log, low=low, high=high)
@@ -109,8 +107,8 @@ class _ParallelAxis:
     def height(self, value: Any, number: int) -> float:
         if value is None:
             return self.UNUSED + jitter(number, 0.015)
-        if self.places is not None:
-            return self.places[value] + jitter(number, 0.015)
+        if self.choices is not None:
+            return self.choices.place(value) / self.high + jitter(number, 0.015)
         if self.low == self.high:
             return 0.5
         if self.log:

@@ -157,6 +157,11 @@ class StudyView:
         return {state: counted[state] for state in TrialState}
 
     @cached_property
+    def few_words(self) -> dict[int, list[str]]:
+        """`in_few_words` of each trial."""
+        return {trial.number: in_few_words(trial, self.baseline) for trial in self.trials}
+
+    @cached_property
     def curve_metric(self) -> str:
         """The metric of the learning curves: the objective where it is known while training, else the nearest loss."""
         measured = {name for point in self.points for name in point.metrics}
@@ -175,6 +180,13 @@ class StudyView:
 
     def reached(self, trial: TrialRecord) -> float | None:
         """The trial's finite value, else its last finite one on the learning curve, else None."""
+        return self._reached[trial.number]
+
+    @cached_property
+    def _reached(self) -> dict[int, float | None]:
+        return {trial.number: self._last(trial) for trial in self.trials}
+
+    def _last(self, trial: TrialRecord) -> float | None:
         if finite(trial.value):
             return trial.value
         if self.curve_metric != self.objective:
@@ -294,7 +306,7 @@ def described(params: Mapping[str, Any]) -> str:
 
 def brief(value: Any) -> str:
     """`short`, cut at BRIEF columns."""
-    return shortened(short(value), BRIEF)
+    return shortened(short(value), BRIEF) if isinstance(value, str | list | tuple | Mapping) else short(value)
 
 
 def amount(value: float, unit: str) -> str:

@@ -10,24 +10,25 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hpsearch.config import interval_of
 from hpsearch.errors import BadInput
 from hpsearch.storage.records import BudgetRecord
 from hpsearch.training.schedules import steps_for_epochs
 
 
-def plan(budget: BudgetRecord, settings: Mapping[str, Any], *, flops_per_token: float, windows_per_pass: int) -> dict[str, int]:
+def plan(budget: BudgetRecord, settings: Mapping[str, Any], *, step_flops: float, windows_per_pass: int) -> dict[str, float]:
     """`max_iters` and `eval_interval` of one configuration.
 
     settings: canonical hyperparameters, at least batch_size and context_length (and max_iters or num_epochs where the space
-    searches those). flops_per_token: forward and backward. windows_per_pass: training
-    sequences in one pass over the text.
-    Raises BadInput when the budget does not pay for one step between evaluations.
+    searches those). step_flops: of one optimizer step, its update included. windows_per_pass: training sequences in one pass
+    over the text.
+    Raises BadInput when the budget does not pay for a step before each evaluation.
     """
     step_tokens = int(settings["batch_size"]) * int(settings["context_length"])
     match budget.kind:
         case "device_seconds" | "flops":
             assert budget.flops is not None, "the budget is frozen before the first trial"
-            steps = budget.flops / (flops_per_token * step_tokens)
+            steps = budget.flops / step_flops
         case "tokens":
             steps = budget.amount / step_tokens
         case "num_epochs":
@@ -40,11 +41,9 @@ def plan(budget: BudgetRecord, settings: Mapping[str, Any], *, flops_per_token: 
     return steps_and_interval(steps, budget.evaluations, exact=budget.kind in ("max_iters", "num_epochs"))
 
 
-def steps_and_interval(steps: float, evaluations: int, *, exact: bool = False) -> dict[str, int]:
-    """Whole steps and the interval that gives `evaluations` evaluations, the last one at the end.
-
-    Where an interval of whole steps cannot divide a short run into that many parts, the run is cut to the multiple below
-    (never above: no trial gets more than its budget), unless `exact`: then it has as many evaluations as fit.
+def steps_and_interval(steps: float, evaluations: int, *, exact: bool = False) -> dict[str, float]:
+    """As many whole steps as are paid for, and the interval that puts `evaluations` evaluations at equal parts of them, the
+    last one at the end. exact: the number of steps is what was asked for; a run of fewer steps has an evaluation after each.
     """
     max_iters = math.floor(steps + 1e-9)
     if max_iters < (1 if exact else evaluations):
@@ -52,9 +51,7 @@ def steps_and_interval(steps: float, evaluations: int, *, exact: bool = False) -
             f"the budget pays for {steps:.3g} steps and there are {evaluations} evaluations: "
             "give a larger --budget, or smaller batches and models"
         )
-    if max_iters < evaluations**2 and not exact:
-        max_iters = max_iters // evaluations * evaluations
-    return {"max_iters": max_iters, "eval_interval": max(1, math.floor(max_iters / evaluations + 0.5))}
+    return {"max_iters": max_iters, "eval_interval": interval_of(max_iters, evaluations)}
 
 
 def parse_budget(word: str) -> dict[str, float]:

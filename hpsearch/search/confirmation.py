@@ -19,7 +19,7 @@ from pathlib import Path
 from hpsearch.config import CHECKPOINTS, TrialConfig
 from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, SlotInfo, SlotMessage, TrialTask
-from hpsearch.model.counting import count
+from hpsearch.model.counting import step_flops
 from hpsearch.search.lease import SILENCE_S
 from hpsearch.search.limits import Reached
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
@@ -212,13 +212,15 @@ class Confirmation:
                     return False, False
                 self._keep(run, result)
                 return False, True
-            case Failed(kind="disk-full", message=text):
-                raise StoppedForNow(f"{what}: {text}; run the same command again")
+            case Failed(kind="disk-full" | "out-of-threads", message=text):
+                raise StoppedForNow(f"{what}: {text}")
             case Failed(kind="bad-input", message=text):
                 raise BadInput(f"{what}: {text}")
             case Failed(kind="out-of-memory"):
                 run.micro_batches = PARTS * (run.micro_batches or 1)
                 why = message.body.message
+            case Failed(kind="killed", message=text):
+                why = text
             case Failed():
                 run.tries, why = MAX_TRIES, message.body.message  # It would fail of the same again.
             case Died() if self.stopping:
@@ -279,8 +281,7 @@ class Confirmation:
 
 
 def _training_flops(work: Retraining, iterations: int) -> float:
-    config = TrialConfig.build(work.config)
-    return iterations * config.batch_size * config.context_length * count(config).flops_per_token
+    return iterations * step_flops(TrialConfig.build(work.config))
 
 
 def confirmable(

@@ -27,6 +27,7 @@ from hpsearch.storage.records import AttemptRecord, DecisionRecord, Owner, Reque
 from hpsearch.storage.transactions import storage_errors
 from hpsearch.text import storable
 from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
+from hpsearch.training.kept import step_name
 
 POLL_S = 0.2
 REQUESTS_S = 1.0
@@ -241,7 +242,9 @@ class Coordinator:
         newest = max((each.iteration for each in saved), default=0)
         if study.files_elsewhere:
             return newest
-        there = max((each.iteration for each in saved if (study.folder / each.path).exists()), default=0)
+        place = study.checkpoints_of(record.number) or study.trial_folder(record.number)
+        files = ((each.iteration, study.folder / each.path, place / step_name(each.iteration)) for each in saved)
+        there = max((step for step, path, other in files if path.exists() or other.exists()), default=0)
         if there < newest and not study.record.own:  # A trainer of one's own says so itself.
             self._watcher.note(f"trial {record.number}: the checkpoint of step {newest} is gone; {_onward(there)}")
         return there
@@ -395,12 +398,15 @@ class Coordinator:
             self._waiting.append(record)
 
     def _on_failed(self, active: _Active, failed: Failed) -> None:
-        if failed.kind == "disk-full":
+        if failed.kind == "killed":
+            self._on_died(active, Died(1, failed.message))
+            return
+        if failed.kind in ("disk-full", "out-of-threads"):
             self.stopped_for_now = self.stopped_for_now or failed.message
         elif failed.kind == "bad-input":
             # Its config was checked here, so it is the text that changed: every other trial would fail of it too.
             self._bad_input = self._bad_input or failed.message
-        if failed.kind in ("disk-full", "bad-input"):
+        if failed.kind in ("disk-full", "out-of-threads", "bad-input"):
             self.stop(failed.message)
             self._pause(active, failed.message)
             return

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from hpsearch.config import TrialConfig
-from hpsearch.data.corpus import Corpus
+from hpsearch.data.corpus import Corpus, window_shape
+from hpsearch.data.held_out import LEAD_BYTES, windows_of
 from hpsearch.errors import BadInput
 from hpsearch.execution.protocol import Executor
-from hpsearch.model.counting import count, stack_depths, update_flops
+from hpsearch.model.counting import count, stack_depths, step_flops
 from hpsearch.search.auto import START_UP, modelled_share
 from hpsearch.search.drift import course, drifts, improved, likely_loss
 from hpsearch.search.measuring import GLANCE_S, Bench, Measured, measure
@@ -30,6 +31,7 @@ from hpsearch.search.samplers import MODELLERS
 from hpsearch.space.parameters import Searched, Setting, Settings
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
+from hpsearch.training.schedules import evaluations
 
 DRAWS = 400
 """Configurations that stand for the space."""
@@ -91,6 +93,9 @@ class TrialCost:
     tokens: float
     flops: float
     """Training only, as in every budget; evaluations are in the seconds."""
+    evaluation_flops: float
+    """Of all evaluations, which are in no budget: the text that they read is the same for every trial, so a large model's cost
+    more."""
     disk_bytes: float
     """Checkpoints that stay when it is complete."""
 
@@ -111,6 +116,8 @@ class Forecast:
     memory_bytes: int
     """All slots together with the largest model measured."""
     shapes: tuple[Measured, ...]
+    baseline_evaluations: float
+    """FLOPs of the baseline's evaluations over those of its training."""
 
     @property
     def disk_bytes(self) -> float:
@@ -120,7 +127,16 @@ class Forecast:
         """The mean trial up to each rung, the last one whole; every rung is the same part of the budget."""
         parts = [rung / self.rungs for rung in range(1, self.rungs + 1)]
         whole = self.trial
-        return [TrialCost(p * whole.seconds, p * whole.tokens, p * whole.flops, whole.disk_bytes) for p in parts]
+        return [
+            replace(
+                whole,
+                seconds=part * whole.seconds,
+                tokens=part * whole.tokens,
+                flops=part * whole.flops,
+                evaluation_flops=part * whole.evaluation_flops,
+            )
+            for part in parts
+        ]
 
 
 def draw_configs(space: SearchSpace, make: Make, *, sampler: str) -> list[TrialConfig]:
@@ -149,14 +165,18 @@ def draw_configs(space: SearchSpace, make: Make, *, sampler: str) -> list[TrialC
 
 
 def held_out_tokens(corpus: Corpus) -> Callable[[TrialConfig], int]:
-    """Tokens that one evaluation of a config reads, about: the held-out bytes over the bytes of a token."""
+    """Tokens that one evaluation of a config reads, about: those of its windows over the held-out spans."""
+    per_byte = corpus.train_tokens / corpus.train_bytes
 
     @functools.cache
-    def tokens(eval_iters: int) -> int:
-        held_out = sum(len(text.encode()) for text in corpus.held_out(eval_iters))
-        return max(1, round(held_out * corpus.train_tokens / corpus.train_bytes))
+    def tokens(eval_iters: int, architecture: str, context_length: int) -> int:
+        stride, width = window_shape(architecture, context_length)
+        spans = [max(1, round(len(text.encode()) * per_byte)) for text in corpus.held_out(eval_iters)]
+        lead = round(LEAD_BYTES * per_byte)
+        cuts = (cut for length in spans for cut in windows_of(architecture, length, lead, stride=stride, width=width))
+        return max(1, sum(cut.stop - cut.start for cut in cuts))
 
-    return lambda config: tokens(config.eval_iters)
+    return lambda config: tokens(config.eval_iters, config.architecture, config.context_length)
 
 
 SIZES = (
@@ -181,9 +201,9 @@ def choose_shapes(configs: Sequence[TrialConfig], most: int, *, drifting: bool =
     shapes = [configs[0]]
     if drifting:  # Where no token is seen twice, dropout only costs, and a search finds that out.
         shapes.append(resized(min(configs, key=likely_loss)).model_copy(update=NO_DROPOUT))
-    ordered, others = sorted(configs, key=_step_flops), most - len(shapes)
+    ordered, others = sorted(map(resized, configs), key=step_flops), most - len(shapes)
     for index in range(others):
-        shapes.append(resized(ordered[round((len(ordered) - 1) * index / max(1, others - 1))]))
+        shapes.append(ordered[round((len(ordered) - 1) * index / max(1, others - 1))])
     chosen: dict[tuple[float, ...], TrialConfig] = {}
     for shape in shapes[:most]:
         chosen.setdefault(_features(shape), shape)
@@ -212,7 +232,8 @@ def forecast(
     searched, rungs = len(bench.space.searched), bench.space.budget.evaluations
     modelled = sampler == "gp" or (sampler in MODELLERS and len(bench.space.objectives) == 1)
     fit_s = MODEL_S + MODEL_EACH_S * searched if modelled else 0.0
-    model = _CostModel(found, held_out_tokens(corpus), fit_s, slots, fused=bench.devices[0] != "cpu")
+    held_out = held_out_tokens(corpus)
+    model = _CostModel(found, held_out, fit_s, slots, fused=bench.devices[0] != "cpu")
     fits = 1.0 if sampler == "gp" else modelled_share(searched)
     first, later = ([model.trial(config, share) for config in configs] for share in (0.0, fits))
     ranked = sorted(range(1, len(configs)), key=lambda index: likely_loss(configs[index]))
@@ -225,12 +246,13 @@ def forecast(
         for _ in range(max(COURSES, SIMULATED // trials))
     ]
     every = [cost for study in studies for cost in study]
-    mean = TrialCost(*(fmean(getattr(cost, name) for cost in every) for name in ("seconds", "tokens", "flops", "disk_bytes")))
+    mean = TrialCost(*(fmean(getattr(cost, each.name) for cost in every) for each in fields(TrialCost)))
     # A slot's process has peaked with the largest that was in it; those of a GPU are added up on it.
     memory = slots * max(each.peak_bytes for each in found)
     seconds = fmean(_makespan([cost.seconds for cost in study], slots) for study in studies)
+    beside = evaluation_flops(configs[0], held_out) / trial_flops(configs[0])
     slowest = _makespan([max(cost.seconds for cost in later)] * trials, slots)
-    return Forecast(trials, slots, rungs, seconds, slowest, mean, memory, tuple(found))
+    return Forecast(trials, slots, rungs, seconds, slowest, mean, memory, tuple(found), beside)
 
 
 def _makespan(seconds: Sequence[float], slots: int) -> float:
@@ -273,14 +295,15 @@ class _CostModel:
         evaluation = float(np.dot(self._evaluation, self._read(config)))
         size = self._bytes * parameters
         checkpoint = float(np.dot(self._checkpoint, (1.0, size)))
-        rungs = max(1, round(config.max_iters / config.eval_interval))
+        rungs = evaluations(config)
         around = float(np.dot(self._around, (1.0, sum(stack_depths(config)))))
         seconds = config.max_iters * step + rungs * (evaluation + checkpoint + ANSWER_S) + around + ASK_S + fits * self._fit_s
         # While the model is fitted for any slot, evaluations wait for their answer: half of that on average.
         seconds += rungs * self._fit_s / 2 * min(1.0, self._slots * fits * self._fit_s / seconds)
         # The best weights are kept beside the checkpoints.
         kept = size * min(config.max_save_num, rungs) + 4 * parameters
-        return TrialCost(seconds, config.max_iters * _step_tokens(config), trial_flops(config), kept)
+        tokens, read = config.max_iters * _step_tokens(config), evaluation_flops(config, self._held_out)
+        return TrialCost(seconds, tokens, trial_flops(config), read, kept)
 
     def _read(self, config: TrialConfig) -> tuple[float, ...]:
         """What the seconds of an evaluation are made of: one, values through the layers, FLOPs."""
@@ -310,7 +333,7 @@ def _features(config: TrialConfig, fused: bool = False) -> tuple[float, ...]:
         1.0,
         layers * (1 + WRITTEN_CALLS * written),
         tokens * (_values(config) + WRITTEN_VALUES * weights),
-        _step_flops(config) + update_flops(config),
+        step_flops(config),
     )
 
 
@@ -335,11 +358,23 @@ def _step_tokens(config: TrialConfig) -> int:
 
 def trial_flops(config: TrialConfig) -> float:
     """Training FLOPs of a whole trial."""
-    return config.max_iters * _step_flops(config)
+    return config.max_iters * step_flops(config)
 
 
-def _step_flops(config: TrialConfig) -> float:
-    return count(config).flops_per_token * _step_tokens(config)
+def evaluation_flops(config: TrialConfig, held_out: Callable[[TrialConfig], int]) -> float:
+    """FLOPs of all evaluations of a trial. held_out: tokens that one of them reads."""
+    return evaluations(config) * held_out(config) * count(config).forward_flops_per_token
+
+
+def dear_evaluations(noted: Mapping[str, Any]) -> str:
+    """What a person should know of a study whose evaluations cost more than what they measure; empty otherwise."""
+    share = noted.get("baseline_evaluations", 0.0)
+    if share <= 1:
+        return ""
+    return (
+        f"the baseline's evaluations cost {share:.1f} times what its training does, and are in no budget: a smaller eval_iters "
+        "or fewer evaluations make the study cheaper, a larger budget makes them matter less"
+    )
 
 
 # What came of it
@@ -356,6 +391,8 @@ def note(found: Forecast) -> dict[str, Any]:
         "trial_seconds": found.trial.seconds,
         "tokens": found.trial.tokens,
         "flops": found.trial.flops,
+        "evaluation_flops": found.trial.evaluation_flops,
+        "baseline_evaluations": found.baseline_evaluations,
         "disk_bytes": found.disk_bytes,
         "memory_bytes": found.memory_bytes,
     }

@@ -33,6 +33,7 @@ from hpsearch.storage.records import (
     TrialState,
 )
 from hpsearch.storage.saving import Record
+from hpsearch.text import storable
 from hpsearch.training.events import CheckpointSaved, EvalPoint
 from hpsearch.training.kept import checkpoint_folder, remove_all
 
@@ -229,7 +230,7 @@ class Ledger:
         study = self._study
         trial_id = self._optuna_ids[record.number]
         if record.reason:
-            study.storage.set_trial_user_attr(trial_id, "reason", record.reason)
+            study.storage.set_trial_user_attr(trial_id, "reason", storable(record.reason))
         for name, value in record.constraints.items():
             study.storage.set_trial_system_attr(trial_id, f"constraints:{name}", value)
         if record.constraints:  # The dashboard reads the older form only, and would show an infeasible trial as best.
@@ -259,6 +260,6 @@ class Ledger:
 
     def _relative(self, path: str) -> str:
         try:
-            return str(Path(path).relative_to(self._study.folder))
+            return storable(str(Path(path).relative_to(self._study.folder)))
         except ValueError:
-            return os.path.abspath(path)  # noqa: PTH100 - outside the study's folder
+            return storable(os.path.abspath(path))  # noqa: PTH100 - outside the study's folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,8 @@ from statistics import median
 from hpsearch.config import TrialConfig
 from hpsearch.errors import StoppedForNow
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotMessage, TrialTask
-from hpsearch.model.counting import count
+from hpsearch.model.counting import step_flops
+from hpsearch.scratch import temporary_folder
 from hpsearch.search.study import Study
 from hpsearch.space.space import SearchSpace
 from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Progress
@@ -62,7 +62,7 @@ class Measured:
     @property
     def flops_per_s(self) -> float:
         """Training FLOP/s."""
-        return count(self.config).flops_per_token * self.config.batch_size * self.config.context_length / self.step_s
+        return step_flops(self.config) / self.step_s
 
 
 @dataclass
@@ -179,7 +179,7 @@ def _events(bench: Bench, executor: Executor, watches: Mapping[str, _Watch], cha
     """What the runs say, one in each slot of `watches`, until all have ended. A watch knows whether its run failed."""
     # The rate changes no speed, and a baseline that diverges would end before it is measured.
     harmless = {"learning_rate": 1e-12, "save_dir": None, "log_file": None, "log_interval": 1}
-    with tempfile.TemporaryDirectory(prefix="hpsearch-measure-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder("measure") as folder:
         for index, slot in enumerate([slot for slot in executor.idle() if slot.name in watches]):
             settings = watches[slot.name].config.concrete() | changes | harmless
             task = TrialTask(
@@ -188,7 +188,7 @@ def _events(bench: Bench, executor: Executor, watches: Mapping[str, _Watch], cha
                 config={name: value for name, value in settings.items() if value is not None},
                 data=bench.space.data.model_dump(mode="json"),
                 data_fingerprint=bench.data_fingerprint,
-                folder=Path(folder) / slot.name,
+                folder=folder / slot.name,
                 cache_dir=bench.cache_dir,
                 device=bench.devices[index % len(bench.devices)],
                 threads=bench.threads,
@@ -200,7 +200,7 @@ def _events(bench: Bench, executor: Executor, watches: Mapping[str, _Watch], cha
         while running:
             for message in executor.messages(1.0):
                 match message.body:
-                    case Failed(kind="disk-full", message=text):
+                    case Failed(kind="disk-full" | "out-of-threads", message=text):
                         raise StoppedForNow(text)
                     case Failed(message=text):
                         watches[message.slot].failed = f"cannot be trained: {text}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from hpsearch.config import TrialConfig
 from hpsearch.errors import BadInput, ConfigError
-from hpsearch.model.counting import count
+from hpsearch.model.counting import count, update_flops
 from hpsearch.space.auto import Law
 from hpsearch.space.expressions import UnknownValue
 from hpsearch.space.parameters import Range, Searched
@@ -165,18 +165,17 @@ class Laws:
             config = TrialConfig.build({"max_iters": 1} | shape | {"vocab_size": text.vocab_size})
             counts = count(config)
             step_tokens = config.batch_size * config.context_length
-            tokens = self._tokens(budget, settings, config, counts.flops_per_token, text)
+            tokens = self._tokens(budget, settings, config, text)
         except (ConfigError, BadInput):
             return None
         return Scale(counts.non_embedding_parameters, tokens, step_tokens, tokens / step_tokens)
 
-    def _tokens(
-        self, budget: BudgetRecord, settings: Mapping[str, Any], config: TrialConfig, flops_per_token: float, text: Text
-    ) -> float:
+    def _tokens(self, budget: BudgetRecord, settings: Mapping[str, Any], config: TrialConfig, text: Text) -> float:
         match budget.kind:
             case "device_seconds" | "flops":
                 assert budget.flops is not None
-                return budget.flops / flops_per_token
+                step_tokens = config.batch_size * config.context_length
+                return budget.flops / (count(config).flops_per_token + update_flops(config) / step_tokens)
             case "tokens":
                 return budget.amount
             case "num_epochs":

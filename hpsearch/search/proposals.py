@@ -11,11 +11,15 @@ from typing import Any
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus, open_corpus
 from hpsearch.errors import BadInput
-from hpsearch.model.counting import count
+from hpsearch.model.counting import count, step_flops
 from hpsearch.search import budget as budgets
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
 from hpsearch.storage.records import BudgetRecord
+
+Corpora = dict[tuple[int, str], Corpus]
+"""The corpora of one space by all that may differ between its trials: vocab_size, which only BPE asks for, and architecture,
+whose special tokens are rows of the vocabulary too."""
 
 
 def concrete(
@@ -23,11 +27,11 @@ def concrete(
     proposal: Mapping[str, Any],
     budget: BudgetRecord,
     cache_dir: Path,
-    corpora: dict[int, Corpus],
+    corpora: Corpora,
 ) -> TrialConfig:
     """The concrete config of `proposal`: derived values, the tokenizer's size and what the budget decides.
 
-    corpora: texts already open, by vocabulary size; filled as needed.
+    corpora: texts already open; filled as needed.
     """
     settings = space.settings(proposal)
     corpus = open_text(space, settings, cache_dir, corpora)
@@ -36,7 +40,7 @@ def concrete(
     plan = budgets.plan(
         budget,
         settings | {"batch_size": draft.batch_size, "context_length": draft.context_length},
-        flops_per_token=count(draft).flops_per_token,
+        step_flops=step_flops(draft),
         windows_per_pass=corpus.windows_per_pass(draft.context_length),
     )
     if space.parameters.get("eval_interval"):
@@ -46,7 +50,7 @@ def concrete(
 
 
 def candidate(
-    space: SearchSpace, proposal: Mapping[str, Any], budget: BudgetRecord, cache_dir: Path, corpora: dict[int, Corpus]
+    space: SearchSpace, proposal: Mapping[str, Any], budget: BudgetRecord, cache_dir: Path, corpora: Corpora
 ) -> TrialConfig:
     """`concrete`, for a proposal that may break a rule or a constraint. Raises BadInput where it does."""
     broken = space.violation(space.settings(proposal))
@@ -99,10 +103,10 @@ def constraint_values(space: SearchSpace, config: Mapping[str, Any], metrics: Ma
     return values
 
 
-def open_text(space: SearchSpace, settings: Mapping[str, Any], cache_dir: Path, corpora: dict[int, Corpus]) -> Corpus:
-    """The text of a space with the vocabulary of `settings`; kept in `corpora`."""
-    vocab_size = int(lookup("vocab_size", settings))
-    if vocab_size not in corpora:
-        architecture = str(lookup("architecture", settings))
-        corpora[vocab_size] = open_corpus(space.data, vocab_size=vocab_size, architecture=architecture, cache_dir=cache_dir)
-    return corpora[vocab_size]
+def open_text(space: SearchSpace, settings: Mapping[str, Any], cache_dir: Path, corpora: Corpora) -> Corpus:
+    """The text of a space with the vocabulary and the architecture of `settings`; kept in `corpora`."""
+    vocab_size, architecture = int(lookup("vocab_size", settings)), str(lookup("architecture", settings))
+    key = (vocab_size, architecture)
+    if key not in corpora:
+        corpora[key] = open_corpus(space.data, vocab_size=vocab_size, architecture=architecture, cache_dir=cache_dir)
+    return corpora[key]

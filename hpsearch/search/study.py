@@ -23,7 +23,7 @@ from hpsearch.files import write_atomically
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.places import require_writable
 from hpsearch.search.earlier import NOTED, EarlierStudy, Source, kept, read, require_same
-from hpsearch.search.proposals import concrete, open_text, outside
+from hpsearch.search.proposals import Corpora, concrete, open_text, outside
 from hpsearch.search.pruning import make_pruner
 from hpsearch.search.samplers import FeasibleSampler, enqueue_baseline, make_sampler, require_learner
 from hpsearch.search.scheduling import check_scheduler
@@ -34,8 +34,8 @@ from hpsearch.space.source import Place
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.values import lookup
 from hpsearch.storage.engine import optuna_storage, sqlite_file, sqlite_url
-from hpsearch.storage.limits import LONGEST_NAME, longest_text, longest_value
-from hpsearch.storage.others import others_directions
+from hpsearch.storage.limits import longest_text, longest_value
+from hpsearch.storage.others import MARK, others_directions
 from hpsearch.storage.records import STUDY_NAME, BudgetRecord, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import storage_errors
@@ -146,15 +146,11 @@ class Study:
 
     def exists(self) -> bool:
         """Whether Optuna still has the study; its dashboard can delete it at any moment."""
-        try:
-            self.storage.get_study_id_from_name(self.record.name)
-        except KeyError:
-            return False
-        return True
+        return self.storage.name_of(self.record) is not None
 
     def discard(self) -> None:
         """Undo the creation of a study that turned out to be impossible before its first trial."""
-        self.storage.delete_study(self.storage.get_study_id_from_name(self.record.name))
+        self.storage.delete_study(self.storage.id_of(self.record))
         self.store.delete_study(self.record.id)
         remove_study(self.folder)
 
@@ -221,7 +217,7 @@ def check(request: Request) -> Checked:
     _require_storage(request)  # The text last: it takes longest, and what is prepared of it is kept.
     proposal = space.prior()
     settings = space.settings(proposal)
-    corpora: dict[int, Corpus] = {}
+    corpora: Corpora = {}
     corpus = open_text(space, settings, request.cache_dir, corpora)
     corpus.require(_longest_context(space), int(lookup("eval_iters", settings)))
     placeholder = new_budget(request, flops_per_s=1e12)
@@ -320,12 +316,6 @@ def _require_room(request: Request) -> None:
     from optuna.distributions import distribution_to_json
 
     space = request.space
-    names = {parameter.name: parameter.place for parameter in space.searched}
-    for name, place in (dict.fromkeys(space.objectives, space.document.place) | names).items():
-        if len(name) > LONGEST_NAME:
-            raise place.error(
-                f"the name '{name[:40]}…' has {len(name)} characters, and Optuna keeps {LONGEST_NAME}; shorten it"
-            )
     if not request.storage_url:
         return  # Only a price is asked for.
     if request.storage_url == sqlite_url(request.studies_dir / "hpsearch.db"):
@@ -387,7 +377,7 @@ def _open(
 
     with store.setup_lock():
         study = optuna.create_study(
-            study_name=record.name,
+            study_name=storage.name_of(record) or record.name,
             storage=storage,
             directions=["minimize"] * len(record.objectives),
             load_if_exists=True,
@@ -400,6 +390,7 @@ def _open(
             f"`hpsearch delete --study {record.name}` removes what is left of it"
         )
     study.set_metric_names(list(record.objectives))
+    study.set_user_attr(MARK, record.folder)
     if asked == 0:
         enqueue_baseline(study)
     opened = Study(
@@ -509,6 +500,8 @@ def _require_files(request: Request, store: Store, record: StudyRecord) -> None:
     """Refuse to go on with unfinished trials where their checkpoints are not: they would start again without a word."""
     folder = request.studies_dir / record.folder
     unfinished = [state for state in TrialState if not state.ended]
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; move it away: the files of study '{record.name}' go there")
     if not folder.is_dir() and store.trials(record.id, unfinished):
         raise BadInput(
             f"--studies-dir {request.studies_dir}: study '{record.name}' has unfinished trials and its folder {record.folder} "

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpsearch.config import TrialConfig
-from hpsearch.data.corpus import Corpus
+from hpsearch.config import TrialConfig, evaluations_in
 from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.execution import own
 from hpsearch.execution.program import OURS, placeholders
@@ -26,11 +25,11 @@ from hpsearch.execution.protocol import TRANSFORMER, FunctionTrainer, OwnRun, Pr
 from hpsearch.model.counting import count
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.search.priors import Laws, Text
-from hpsearch.search.proposals import candidate, concrete, open_text, outside
+from hpsearch.search.proposals import Corpora, candidate, concrete, open_text, outside
 from hpsearch.space.auto import Law
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import BudgetRecord
-from hpsearch.training.schedules import evaluations_in
+from hpsearch.training.schedules import step_of
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,11 @@ class Workload(Protocol):
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """The built-in trainer. corpora: texts already open, by vocabulary size; filled as needed."""
+    """The built-in trainer. corpora: texts already open, filled as needed."""
 
     space: SearchSpace
     cache_dir: Path
-    corpora: dict[int, Corpus] = dataclasses.field(default_factory=dict)
+    corpora: Corpora = dataclasses.field(default_factory=dict)
     trainer: str = TRANSFORMER
 
     def run(self, seed: int = 0) -> OwnRun | None:
@@ -112,14 +111,14 @@ class LanguageModel:
         return int(config["max_iters"])
 
     def rung(self, config: Mapping[str, Any], rung: int, evaluations: int) -> int:
-        # A run too short for equal intervals has more or fewer of them. Its last one is the whole budget all the same, and no
-        # other one is taken for a later part than it is.
+        # A run of fewer steps than rungs has fewer of them. Its last one is the whole budget all the same, and no other one is
+        # taken for a later part than it is.
         own = evaluations_in(config["max_iters"], config["eval_interval"])
         if own == evaluations:
             return rung
         if rung >= own:
             return evaluations
-        part = evaluations * rung * int(config["eval_interval"]) / int(config["max_iters"])
+        part = evaluations * step_of(rung, config["max_iters"], config["eval_interval"]) / int(config["max_iters"])
         return min(evaluations - 1, max(1, math.floor(part + 1e-9)))
 
     def judged_by(self, objectives: Sequence[str]) -> tuple[str, tuple[str, ...]]:

@@ -11,22 +11,26 @@ import contextlib
 import hashlib
 import hmac
 import ipaddress
-import socket
-import socketserver
+import json
 from collections.abc import Callable, Iterable, Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIServer, make_server
 
 from hpsearch.errors import BadInput
+from hpsearch.service.serving import Handler, Server, Server6
 from hpsearch.storage.engine import optuna_storage
+from hpsearch.storage.limits import LONGEST_NAME
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
     from optuna.storages import BaseStorage
     from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial
+
+    from hpsearch.storage.patient import PatientStorage
+    from hpsearch.storage.records import StudyRecord
 
 Start = Callable[..., Any]
 Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
@@ -35,6 +39,17 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 EVERYWHERE = ("0.0.0.0", "::")
 """Addresses to listen on, and no names to be reached by."""
 COOKIE = "hpsearch"
+MOST_BYTES = 2**28
+"""Of a request's body: files that a person adds to a trial."""
+HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+"""Of every answer. A page of another site must not show this one in a frame, where clicks could be led to it."""
+FRAMES = "frame-ancestors 'none'"
 SHORTEST_TOKEN = 16
 """Characters; a shorter one can be guessed."""
 
@@ -60,10 +75,15 @@ class Door:
         """`application`, for requests that may pass."""
 
         def guarded(environ: dict[str, Any], answer: Start) -> Iterable[bytes]:
-            start_response = as_download(answer) if "/artifacts/" in environ.get("PATH_INFO", "") else answer
+            start_response = kept_apart(answer)
+            if "/artifacts/" in environ.get("PATH_INFO", ""):
+                start_response = as_download(start_response)
             reason = self.refusal(environ)
             if reason:
                 return _text(start_response, "403 Forbidden", reason)
+            status = unreadable(environ)
+            if status:
+                return _text(start_response, status, "a body has a Content-Length, of at most 256 MiB")
             if not self._token:
                 return application(environ, start_response)
             query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
@@ -112,37 +132,42 @@ class Door:
         return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._cookie.encode())
 
 
+def unreadable(environ: dict[str, Any]) -> str:
+    """The status that a request is refused with before its body is read; empty where it can be."""
+    length = environ.get("CONTENT_LENGTH") or "0"
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        return "411 Length Required"
+    if not (length.isascii() and length.isdecimal()):
+        return "400 Bad Request"
+    return "413 Content Too Large" if len(length) > 12 or int(length) > MOST_BYTES else ""
+
+
+def kept_apart(start_response: Start) -> Start:
+    """`start_response` with what keeps pages of other sites apart from ours, beside what the application says itself."""
+
+    def started(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        policies = [value for name, value in headers if name.lower() == "content-security-policy"]
+        ours = {"content-security-policy", *(name.lower() for name, _ in HEADERS)}
+        kept = [(name, value) for name, value in headers if name.lower() not in ours]
+        return start_response(status, [*kept, *HEADERS, ("Content-Security-Policy", "; ".join([*policies, FRAMES]))], *rest)
+
+    return started
+
+
 def as_download(start_response: Start) -> Start:
     """`start_response` for files that people or models wrote: the browser saves them, and never runs them as pages of ours."""
 
     def started(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
         kept = [(name, value) for name, value in headers if name.lower() != "access-control-allow-origin"]
-        added = [
-            ("X-Content-Type-Options", "nosniff"),
-            ("Content-Disposition", "attachment"),
-            ("Content-Security-Policy", "sandbox"),
-        ]
+        added = [("Content-Disposition", "attachment"), ("Content-Security-Policy", "sandbox")]
         return start_response(status, kept + added, *rest)
 
     return started
 
 
 def _text(start_response: Start, status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"), *headers])
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers])
     return [text.encode()]
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _QuietHandler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """The dashboard polls; a line for each request would bury the address."""
 
 
 def feasible_front(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
@@ -162,17 +187,48 @@ def delete_artifacts(files: ArtifactStore, storage: BaseStorage, study_id: int) 
         delete_all_artifacts(files, storage, study_id)
 
 
+def rename_in_place(application: Any, storage: PatientStorage) -> None:
+    """Have the dashboard rename a study. Its own way makes a new study with copies of the trials and deletes the old one, which
+    ends a coordinator that works on it."""
+    from bottle import request, response
+    from optuna.exceptions import DuplicatedStudyError
+    from optuna_dashboard._app import get_study
+    from optuna_dashboard._serializer import serialize_frozen_study
+
+    def rename(study_id: int) -> str:
+        response.content_type = "application/json"
+        given = request.json
+        name = given.get("study_name") if isinstance(given, dict) else None
+        try:
+            if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+                raise ValueError(f"give a name of 1 to {LONGEST_NAME} printable characters as study_name")
+            storage.rename_study(study_id, name)
+        except (ValueError, DuplicatedStudyError) as error:
+            response.status = 400
+            return json.dumps({"reason": str(error)})
+        except KeyError:
+            response.status = 404
+            return json.dumps({"reason": f"study_id={study_id} is not found"})
+        study = get_study(storage, study_id)
+        response.status = 201 if study else 404
+        return json.dumps(serialize_frozen_study(study) if study else {"reason": f"study_id={study_id} is not found"})
+
+    (route,) = (route for route in application.routes if route.rule.endswith("/rename"))
+    route.callback = rename
+    route.reset()
+
+
 def open_server(
     storage_url: str,
     host: str,
     port: int,
-    study: str,
+    study: StudyRecord | None,
     *,
     token: str = "",
     hosts: Iterable[str] = (),
     files: ArtifactStore | None = None,
 ) -> tuple[WSGIServer, str]:
-    """A server that listens, and the address to open: of `study`, or of the list of studies when that is empty.
+    """A server that listens, and the address to open: of `study`, or of the list of studies where that is None.
 
     files: what it shows beside the database; none without it.
     token: what every request must know; needed beyond loopback. hosts: names by which it is reached there.
@@ -195,13 +251,14 @@ def open_server(
     dashboard_app.get_pareto_front_trials = feasible_front
     dashboard_app.delete_all_artifacts = delete_artifacts
     storage = optuna_storage(storage_url)
-    kind = _Server6 if ":" in host else _Server
+    kind = Server6 if ":" in host else Server
     door = Door(token, hosts if host in EVERYWHERE else [*hosts, host])
-    server = make_server(
-        host, port, door.guard(wsgi(storage, artifact_store=files)), server_class=kind, handler_class=_QuietHandler
-    )
+    application = wsgi(storage, artifact_store=files)
+    rename_in_place(application, storage)
+    server = make_server(host, port, door.guard(application), server_class=kind, handler_class=Handler)
     page = ""
-    if study:
-        page = f"/dashboard/studies/{storage.get_study_id_from_name(study)}"
+    if study is not None:
+        with contextlib.suppress(KeyError):  # It was deleted in the dashboard.
+            page = f"/dashboard/studies/{storage.id_of(study)}"
     name = f"[{host}]" if ":" in host else host
     return server, f"http://{name}:{server.server_port}{page}"

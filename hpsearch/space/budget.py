@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import get_args
 
-from hpsearch.config import ALIASES
+from hpsearch.config import ALIASES, evaluations_in
 from hpsearch.errors import did_you_mean
 from hpsearch.space.canonical import BUDGET_PARAMETERS
 from hpsearch.space.parameters import Derived, Fixed, Parameter
@@ -15,6 +14,8 @@ from hpsearch.space.space import BudgetKind, BudgetSpec, SearchSpace
 DEFAULT_KIND: BudgetKind = "device_seconds"
 DEFAULT_AMOUNT = 15.0
 DEFAULT_EVALUATIONS = 10
+FEW_EVALUATIONS = 5
+"""Fewer are too few to prune at; from here to the default, a number that divides the steps of one's own trainer is taken."""
 MAX_EVALUATIONS = 1_000
 DEFAULT_BUDGET = BudgetSpec(DEFAULT_KIND, DEFAULT_AMOUNT, DEFAULT_EVALUATIONS)
 BUDGET_KINDS: tuple[BudgetKind, ...] = tuple(kind for kind in get_args(BudgetKind) if kind != "steps")
@@ -69,14 +70,13 @@ def read_steps(node: Node | None, root: Mapping) -> BudgetSpec:
             raise place.error(f"budget: '{key}' is for the built-in model; a trainer of your own has {example}")
     steps = _whole(node.items["steps"], "steps")
     if "evaluations" not in node.items:
-        evaluations = max(count for count in range(1, DEFAULT_EVALUATIONS + 1) if steps % count == 0)
+        few, most = min(FEW_EVALUATIONS, steps), min(DEFAULT_EVALUATIONS, steps)
+        evaluations = next((count for count in range(most, few - 1, -1) if steps % count == 0), most)
     else:
         evaluations = _whole(node.items["evaluations"], "evaluations", MAX_EVALUATIONS)
-        if steps % evaluations:
-            rounded = max(1, steps // evaluations) * evaluations
+        if evaluations > steps:
             raise node.items["evaluations"].place.error(
-                f"budget: {evaluations} evaluations cannot be the same number of steps apart in {steps}; "
-                f"give steps: {rounded} or {rounded + evaluations}"
+                f"budget: {evaluations} evaluations need as many steps, and there are {steps}; lower the first"
             )
     return BudgetSpec("steps", float(steps), evaluations)
 
@@ -103,15 +103,15 @@ def _own_budget(parameters: dict[str, Parameter], given: dict[BudgetKind, float]
 
 
 def _evaluations(interval: Parameter, kind: BudgetKind, amount: float | None) -> int:
-    """How many evaluations a fixed eval_interval means: one at the end, and none within half an interval before it."""
-    if kind != "max_iters" or amount is None or not isinstance(interval, Fixed) or not isinstance(interval.value, int):
+    """How many evaluations a fixed eval_interval means."""
+    if kind != "max_iters" or amount is None or not isinstance(interval, Fixed) or not isinstance(interval.value, int | float):
         raise interval.place.error(
             f"eval_interval is refused under a budget of {kind}: its number of steps differs from trial to trial, and the "
             "rungs must be the same fractions of it; give budget: {evaluations: 10}"
         )
     if interval.value > amount:
         raise interval.place.error(f"eval_interval {interval.value} is longer than the run of {amount:g} steps; shorten it")
-    return math.floor((amount - interval.value / 2) / interval.value) + 1
+    return evaluations_in(amount, interval.value)
 
 
 def check_budget(space: SearchSpace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from hpsearch.config import idle_reason
@@ -191,6 +191,7 @@ def _check_objectives(space: SearchSpace) -> None:
     for name in space.objectives:
         missing = sorted({each for each in architectures if each not in OBJECTIVES[name].architectures})
         if not missing:
+            _check_comparable(space, name, architectures)
             continue
         if space.varies("architecture"):
             searched = ", ".join(dict.fromkeys(architectures))
@@ -204,6 +205,17 @@ def _check_objectives(space: SearchSpace) -> None:
         raise place.error(
             "objective val_loss is refused while vocab_size is searched: a loss per token does not compare between different "
             "tokens; use val_bpb, or fix vocab_size"
+        )
+
+
+def _check_comparable(space: SearchSpace, name: str, architectures: Sequence[str]) -> None:
+    given = OBJECTIVES[name].given
+    told = {each: given[each] for each in architectures if each in given}
+    if len(set(told.values())) > 1:
+        sides = ", ".join(f"of {what} for {each}" for each, what in told.items())
+        raise space.parameters["architecture"].place.error(
+            f"architecture cannot be searched under {name}: it is {sides}, and these do not compare; "
+            "fix architecture, or search it under another objective"
         )
 
 

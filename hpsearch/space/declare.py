@@ -236,6 +236,8 @@ def _typed(info: Hyperparameter, value: int | float, place: Place, label: str) -
         except OverflowError:
             raise place.error(f"{label} {value} is too large") from None
     if isinstance(value, float) and not value.is_integer():
+        if info.kind == "number":
+            return value
         near = [str(whole) for whole in (math.floor(value), math.ceil(value)) if not _out_of_bounds(info, whole)]
         raise place.error(
             f"{label} must be a whole number, not {value}{'; ' if near else ''}{' or '.join(near)}{'?' if near else ''}"

@@ -109,7 +109,7 @@ def _parameter(info: Hyperparameter) -> Schema:
     value = _value(info)
     empty: list[Schema] = [{"type": "null"}] if may_be_empty(info) else []
     single = [value, *empty]
-    if info.kind in ("int", "float", "bool"):
+    if info.kind in ("int", "float", "number", "bool"):
         single.append(_EXPRESSION)
     elif info.kind == "choice":
         # A quote tells an expression from a misspelt choice.

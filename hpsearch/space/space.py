@@ -80,7 +80,7 @@ class SearchSpace:
         """In an order in which a parameter comes after those that its `when` and its automatic prior depend on."""
         return tuple(parameter for parameter in self._ordered if isinstance(parameter, Range | Choices))
 
-    def propose(self, choose: Choose, budget: Mapping[str, int] | None = None) -> Settings:
+    def propose(self, choose: Choose, budget: Mapping[str, float] | None = None) -> Settings:
         """Walk through the searched parameters in order, asking `choose` for each one that is active; the proposal."""
         proposal: Settings = {}
 
@@ -108,7 +108,7 @@ class SearchSpace:
         """The parameters with `prior: auto`."""
         return tuple(parameter for parameter in self.searched if parameter.automatic)
 
-    def settings(self, proposal: Mapping[str, Any], budget: Mapping[str, int] | None = None) -> Settings:
+    def settings(self, proposal: Mapping[str, Any], budget: Mapping[str, float] | None = None) -> Settings:
         """Fixed, proposed and derived values together, of active parameters only.
 
         budget: what the study's budget gives this trial, such as `{"max_iters": 500, "eval_interval": 50}`; without it,
@@ -268,7 +268,9 @@ class SearchSpace:
             add(name, ())
         return tuple(ordered.values())
 
-    def _settle(self, choose: Choose, budget: Mapping[str, int] | None = None, only: Collection[str] | None = None) -> Settings:
+    def _settle(
+        self, choose: Choose, budget: Mapping[str, float] | None = None, only: Collection[str] | None = None
+    ) -> Settings:
         settings: Settings = dict(budget or {})
         unknown: set[str] = set()
 

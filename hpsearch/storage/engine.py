@@ -15,11 +15,12 @@ import sqlite3
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
-from hpsearch.errors import BadInput, did_you_mean
+from hpsearch.errors import BadInput, StudyGone, did_you_mean
 from hpsearch.storage.jsons import json_text, json_value
 from hpsearch.storage.options import driver_options
 from hpsearch.storage.reading import ReadingConnection, connect_to_file, only_readable, to_be_copied
@@ -43,7 +44,20 @@ _SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
 
 def sqlite_url(path: Path) -> str:
     """The URL of a SQLite file, whatever characters its path has."""
-    return URL.create("sqlite", database=str(path)).render_as_string()
+    return _rendered(URL.create("sqlite", database=str(path)))
+
+
+def _rendered(url: URL) -> str:
+    """`url` as a text that gives it again. Bytes of a path that are not UTF-8 stay as they are: %FF would be read as UTF-8."""
+    text = url.database or ""
+    try:
+        return url.render_as_string(hide_password=False)
+    except UnicodeEncodeError:
+        if url.get_backend_name() != "sqlite":
+            raise BadInput("--storage: the name of a database must be UTF-8; name another") from None
+    path = "".join(each if "\ud800" <= each <= "\udfff" else quote(each, safe=" +/") for each in text)
+    head, _, query = url.set(database="").render_as_string(hide_password=False).partition("?")
+    return head + path + (f"?{query}" if query else "")
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -74,7 +88,7 @@ def parse_url(url: str) -> URL:
     scheme = _SPELLINGS.get(scheme, scheme)
     if scheme not in _DRIVERS:
         near = did_you_mean(scheme, [*_DRIVERS, *_SPELLINGS])
-        raise BadInput(f"{masked(url)}: unknown kind of database '{scheme}'{near or f'; write {_FORMS}'}")
+        raise BadInput(f"{masked(url)}: unknown kind of database '{scheme}'{near}; write {_FORMS}")
     driver = driver or _DRIVERS[scheme][0]
     if driver not in _DRIVERS[scheme]:
         raise BadInput(
@@ -147,8 +161,11 @@ def _session(engine: Engine) -> list[str]:
 def _listen(engine: Engine, *, always_immediate: bool) -> None:
     """Set up each connection, and on SQLite begin the transactions ourselves."""
 
-    def connect(connection: Any, _record: object) -> None:
+    file = Path(engine.url.database or "")
+
+    def connect(connection: Any, record: Any) -> None:
         if engine.dialect.name == "sqlite":
+            record.info[_FILE] = _identity(file)
             connection.isolation_level = None  # the driver would begin a deferred transaction, and only before a write
             connection.execute("PRAGMA foreign_keys=ON")
             # With WAL a crash of the machine can lose the last transactions, never their order nor the file.
@@ -165,9 +182,13 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
         raw: object = connection.connection.dbapi_connection
         if isinstance(raw, ReadingConnection):
             immediate = False  # It would be refused though nothing is written in it.
-        elif immediate:
-            _written.add(Path(engine.url.database or ""))
+        if immediate and _identity(file) != connection.info.get(_FILE):
+            # SQLite itself would go on, with a file that has no name any more.
+            raise StudyGone(f"{masked(engine.url)}: the database is gone: it was deleted or replaced")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        if immediate:
+            _unsettled.add(file)
+            _written.add(file)
 
     def do_connect(dialect: Dialect, _record: object, positional: Any, named: Any) -> Any:
         try:
@@ -184,11 +205,29 @@ def _listen(engine: Engine, *, always_immediate: bool) -> None:
     _engines.add(engine)
 
 
+_FILE = "hpsearch_file"
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _written: set[Path] = set()
-"""SQLite files that this process wrote, or may have written, and has not settled since."""
+"""SQLite files that this process could write, at one time."""
+_unsettled: set[Path] = set()
+"""Those of them that it may have written since they were settled."""
 _SETTLING_S = 2.0
 """How long to wait for readers and writers of other processes before the log is left to them."""
+
+
+def was_writable(url: URL) -> bool:
+    """Whether this process could write the SQLite database at `url`, at one time."""
+    return Path(url.database or "") in _written
 
 
 def settle() -> None:
@@ -196,8 +235,8 @@ def settle() -> None:
 
     As much of it as other processes that read or write at this moment allow; nothing where the file cannot be written now.
     """
-    while _written:
-        path = _written.pop()
+    while _unsettled:
+        path = _unsettled.pop()
         wal = Path(f"{path}-wal")
         with contextlib.suppress(OSError, sqlite3.Error):
             if wal.stat().st_size and not only_readable(path):
@@ -205,16 +244,19 @@ def settle() -> None:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _close_all(process: int) -> None:
-    """At the end of this process: close its connections, the last of which removes SQLite's log."""
-    if os.getpid() != process:
-        return  # A copy of it: the connections are the other one's.
+def close_all() -> None:
+    """Close the connections of this process, as at its end; the last one to a SQLite file removes its log."""
     for engine in list(_engines):
         engine.dispose()
     settle()
 
 
-atexit.register(_close_all, os.getpid())
+def _at_exit(process: int) -> None:
+    if os.getpid() == process:  # In a copy of it, the connections are the other one's.
+        close_all()
+
+
+atexit.register(_at_exit, os.getpid())
 
 
 def _missing_driver(url: URL) -> BadInput:
@@ -276,4 +318,4 @@ def optuna_storage(url: str) -> PatientStorage:
 
 def optuna_url(url: URL) -> str:
     """`url` as RDBStorage takes it: it fills templates with `str.format`."""
-    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    return _rendered(url).replace("{", "{{").replace("}", "}}")

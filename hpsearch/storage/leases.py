@@ -124,10 +124,12 @@ def live_owner(connection: Connection, study_id: int, *, lock: bool = False) -> 
 def acquire(connection: Connection, study_id: int, owner: Owner, ttl_s: float) -> None:
     other = live_owner(connection, study_id, lock=True)
     if other is not None and other.token != owner.token:
-        name = _row(connection, study_id, lock=False)["name"]
+        row = _row(connection, study_id, lock=False)
+        seen = other.host == owner.host and other.namespace == owner.namespace != ""
+        unseen = f" (not seen from here: if it has ended, try again in {row['lease_expires_at'] - now(connection):.0f} s)"
         raise StudyOwned(
-            f"study '{name}' is owned by process {other.pid} on host {other.host}; see it with `hpsearch status`, "
-            "or stop that process first"
+            f"study '{row['name']}' is owned by process {other.pid} on host {other.host}{'' if seen else unseen}; "
+            "see it with `hpsearch status`, or stop that process first"
         )
     connection.execute(
         update(studies)

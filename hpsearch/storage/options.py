@@ -55,7 +55,7 @@ def _root(word: str) -> str:
 def _one_of(*words: str) -> Check:
     def check(word: str) -> str:
         if word.lower() not in words:
-            raise ValueError(f"give {' or '.join(words)}")
+            raise ValueError(f"give {', '.join(words)}")
         return word
 
     return check

@@ -13,13 +13,16 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, event, func, select
+from sqlalchemy import Connection, event, func, select, update
+from sqlalchemy.exc import IntegrityError
 
 from hpsearch.storage import leases
+from hpsearch.storage.others import MARK, marked_as
+from hpsearch.storage.records import StudyRecord
 from hpsearch.storage.transactions import Database, Outage
 
 T = TypeVar("T")
@@ -42,6 +45,52 @@ class PatientStorage(RDBStorage):
     def write_freely(self) -> None:
         """As other programs do: notes are left when the lease is released."""
         self._lease = None
+
+    def name_of(self, record: StudyRecord) -> str | None:
+        """What Optuna calls a study of ours; None where it has none of it.
+
+        Another name than ours once it was renamed in the dashboard, which makes a new study of the old one, with its marks.
+        """
+        from optuna.storages._rdb.models import StudyModel, StudyUserAttributeModel
+
+        def work(connection: Connection) -> str | None:
+            attributes = select(StudyModel.study_name, StudyUserAttributeModel.value_json).join(
+                StudyUserAttributeModel, StudyUserAttributeModel.study_id == StudyModel.study_id
+            )
+            marked = connection.execute(
+                attributes.where(StudyUserAttributeModel.key == MARK).order_by(StudyModel.study_id)
+            ).all()
+            mine = [name for name, value in marked if value == marked_as(record.folder)]
+            if mine:
+                return record.name if record.name in mine else str(mine[0])
+            # One that an older hpsearch made has no mark.
+            others = {name for name, _ in marked}
+            found = connection.execute(select(StudyModel.study_id).where(StudyModel.study_name == record.name)).first()
+            return record.name if found and record.name not in others else None
+
+        return self._database.read(work)
+
+    def id_of(self, record: StudyRecord) -> int:
+        """Optuna's id of a study of ours. Raises KeyError where it has none of it."""
+        name = self.name_of(record)
+        if name is None:
+            raise KeyError(record.name)
+        return int(self.get_study_id_from_name(name))
+
+    def rename_study(self, study_id: int, name: str) -> None:
+        """Give Optuna's study another name, and leave all else of it. Raises KeyError, DuplicatedStudyError."""
+        from optuna.storages._rdb.models import StudyModel
+
+        def work(connection: Connection) -> int:
+            return connection.execute(
+                update(StudyModel).where(StudyModel.study_id == study_id).values(study_name=name)
+            ).rowcount
+
+        self.get_study_name_from_id(study_id)  # KeyError. (MySQL counts no row that has the name already.)
+        try:
+            self._database.write(work)
+        except IntegrityError:
+            raise DuplicatedStudyError(f"another study is called '{name}'") from None
 
     def sit_out(self, outage: Outage | None) -> None:
         """As `Store.sit_out`."""

@@ -10,19 +10,19 @@ import errno
 import fcntl
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, func, inspect, select, text
-from sqlalchemy.exc import DBAPIError
 
 from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
 from hpsearch.storage.engine import make_engine, masked, optuna_url
 from hpsearch.storage.reading import only_readable
 from hpsearch.storage.tables import REVISION, VERSION_TABLE
-from hpsearch.storage.transactions import Database, passing
+from hpsearch.storage.transactions import Database
 
 T = TypeVar("T")
 
@@ -30,11 +30,12 @@ _FIRST = "0001"
 _ADVISORY_KEY = 0x68707365  # "hpse"
 _LOCK_WAIT_S = 100.0
 """How long to wait for another process that makes tables, which takes it a second or so."""
-_LOCK_SILENT_S = 10.0
+_LOCK_SILENT_S = 15.0
 """After how long a person is told what is waited for."""
 _LOCK_POLL_S = 0.02
-_SERVER_WAIT_S = 30
-"""How long one try waits inside the server, which serves those who wait in their order."""
+_SERVER_POLL_S = 0.2
+_MYSQL_WAIT_S = 1
+"""How long one try waits inside MySQL, which serves those who wait in their order."""
 _LOCK_SUFFIX = "-setup"
 """Of the file beside a SQLite database that is there while a process holds the lock."""
 
@@ -59,7 +60,12 @@ def setup_lock(database: Database) -> Iterator[None]:
     # PostgreSQL's lock is its transaction's: a pool such as pgbouncer's may give each transaction another session.
     connection = database.patiently(database.engine.connect)
     try:
-        held = _wait_for(lambda: database.patiently(lambda: _take_lock(connection)), masked(database.url))
+        held = _wait_for(
+            lambda: database.patiently(lambda: _take_lock(connection)),
+            masked(database.url),
+            _SERVER_POLL_S,
+            holder=lambda: database.patiently(lambda: _holder(connection)),
+        )
         try:
             yield
         finally:
@@ -70,7 +76,9 @@ def setup_lock(database: Database) -> Iterator[None]:
         connection.close()
 
 
-def _wait_for(attempt: Callable[[], T | None], where: str, holds: str = "", holder: Callable[[], object] = lambda: None) -> T:
+def _wait_for(
+    attempt: Callable[[], T | None], where: str, poll_s: float, holds: str = "", holder: Callable[[], object] = lambda: None
+) -> T:
     """What `attempt` returns once it is not None.
 
     holds: how a person finds who holds it. holder: changes when another one does, and then all is well; None: nobody knows.
@@ -87,7 +95,7 @@ def _wait_for(attempt: Callable[[], T | None], where: str, holds: str = "", hold
         elif waited > _LOCK_SILENT_S and not told:
             _log.warning("%s: waiting for another process that is setting it up%s", where, holds)
             told = True
-        time.sleep(_LOCK_POLL_S)
+        time.sleep(poll_s * random.uniform(0.5, 1.0))
     return got
 
 
@@ -96,7 +104,7 @@ def _file_lock(database: Path, where: str) -> Iterator[None]:
     """Whoever can open a file can lock it, and a folder can be opened by all who may read it: this file only to be written."""
     path = Path(f"{database}{_LOCK_SUFFIX}")
     holds = f" (see `fuser {path}`)"
-    handle = _wait_for(lambda: _lock_file(path, where), where, holds, lambda: _made(path))
+    handle = _wait_for(lambda: _lock_file(path, where), where, _LOCK_POLL_S, holds, lambda: _made(path))
     try:
         yield
     finally:
@@ -145,22 +153,33 @@ def _lock_file(path: Path, where: str) -> int | None:
     return None
 
 
+def _lock_name(connection: Connection) -> str:
+    return f"hpsearch {connection.engine.url.database}"[:64]  # MySQL's lock names belong to the server, not to a database
+
+
+def _holder(connection: Connection) -> str:
+    """By which one holder of the server's lock is told from the next: its transaction or its session."""
+    if connection.dialect.name == "postgresql":
+        statement = text("SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND objid = :key AND granted")
+        found = connection.execute(statement, {"key": _ADVISORY_KEY}).scalars().all()
+    else:
+        found = connection.execute(select(func.is_used_lock(_lock_name(connection)))).scalars().all()
+    connection.rollback()
+    return str(found)
+
+
 def _take_lock(connection: Connection) -> str | None:
     """Take the server's lock; None after a while. Returns its name where the session has it, else `transaction`."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SET LOCAL lock_timeout = '{_SERVER_WAIT_S}s'"))
+        # Who waits must not do so inside the server: behind a pool of few sessions, the one who has the lock needs one too.
+        if not connection.execute(select(func.pg_try_advisory_xact_lock(_ADVISORY_KEY))).scalar():
+            connection.rollback()
+            return None
         # The transaction does nothing else until it ends, and must not be cut for that.
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        try:
-            connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_KEY)))
-        except DBAPIError as error:
-            connection.rollback()
-            if not passing(error):
-                raise
-            return None
         return "transaction"
-    name = f"hpsearch {connection.engine.url.database}"[:64]  # MySQL's lock names belong to the server, not to a database
-    got = connection.execute(select(func.get_lock(name, _SERVER_WAIT_S))).scalar()
+    name = _lock_name(connection)
+    got = connection.execute(select(func.get_lock(name, _MYSQL_WAIT_S))).scalar()
     connection.commit()
     return name if got == 1 else None
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from hpsearch.errors import BadInput, StudyGone, did_you_mean
 from hpsearch.storage import leases, schema
 from hpsearch.storage.engine import make_engine, masked, parse_url
+from hpsearch.storage.others import folder_named
 from hpsearch.storage.records import (
     AttemptRecord,
     BudgetRecord,
@@ -34,6 +35,7 @@ from hpsearch.storage.records import (
 from hpsearch.storage.saving import Record, row_of, save
 from hpsearch.storage.tables import attempts, checkpoints, confirmations, decisions, points, requests, studies, trials
 from hpsearch.storage.transactions import Database, Outage, now
+from hpsearch.text import storable
 
 R = TypeVar(
     "R",
@@ -119,7 +121,12 @@ class Store:
         return self._select(StudyRecord, studies, order=(studies.c.id,))
 
     def find_study(self, name: str) -> StudyRecord | None:
+        """The study called `name`, here or in the dashboard, where it can be given another name; None where there is none."""
+        name = storable(name)  # A word of a command line may hold what no database takes, and no study is called so.
         found = self._select(StudyRecord, studies, studies.c.name == name)
+        if not found:
+            folder = self._database.read(lambda connection: folder_named(connection, name))
+            found = self._select(StudyRecord, studies, studies.c.folder == folder) if folder else []
         return found[0] if found else None
 
     def study(self, name: str) -> StudyRecord:

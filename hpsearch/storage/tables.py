@@ -67,10 +67,10 @@ class Metrics(TypeDecorator[dict[str, float]]):
     cache_ok = True
 
     def process_bind_param(self, value: dict[str, float] | None, dialect: Dialect) -> Any:
-        return {name: _finite(number) for name, number in (value or {}).items()}
+        return {storable(name): _finite(number) for name, number in (value or {}).items()}
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, float]:
-        return {name: math.nan if number is None else number for name, number in (value or {}).items()}
+        return {storable(name): math.nan if number is None else number for name, number in (value or {}).items()}
 
 
 class Items(TypeDecorator[tuple[Any, ...]]):
@@ -154,15 +154,14 @@ class Name(Line):
 class Whole(TypeDecorator[int]):
     """A whole number that a column of so many bits has, on every database. Raises BadInput for another one."""
 
-    impl = BigInteger
+    impl: type[TypeEngine[int]] | TypeEngine[int] = BigInteger
     cache_ok = True
 
     def __init__(self, bits: int = 64) -> None:
         super().__init__()
         self.bits = bits
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(Integer() if self.bits == 32 else BigInteger())
+        if bits == 32:
+            self.impl = Integer()
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
         if value is not None and not -(2 ** (self.bits - 1)) <= value < 2 ** (self.bits - 1):

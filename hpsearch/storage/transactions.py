@@ -9,13 +9,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, literal_column, select
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from hpsearch.errors import BadInput, HpsearchError, StoppedForNow, StorageUnreachable, StudyGone
-from hpsearch.storage.engine import BUSY_TIMEOUT_S, masked
+from hpsearch.storage.engine import BUSY_TIMEOUT_S, masked, was_writable
 from hpsearch.text import message
 
 T = TypeVar("T")
@@ -114,6 +115,15 @@ def passing(error: BaseException) -> bool:
     return _locked(cause) or _code(cause) in _TRY_AGAIN
 
 
+def _of_the_disk(cause: sqlite3.Error) -> bool:
+    """Whether SQLite says that it could not open, read or write a file."""
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF in (
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+
+
 def _locked(cause: BaseException) -> bool:
     return isinstance(cause, sqlite3.Error) and "is locked" in str(cause)
 
@@ -151,6 +161,10 @@ def _in_our_words(error: BaseException, url: URL) -> HpsearchError | None:
             return BadInput(f"{where}: not a sound SQLite database ({text}); name another file")
         if "is full" in text:
             return StoppedForNow(f"{where}: the disk is full; free some space and run the same command again")
+        if _of_the_disk(cause) and was_writable(url):
+            if not Path(url.database or "").exists():
+                return StudyGone(f"{where}: the database is gone: it was deleted or moved")
+            return StoppedForNow(f"{where}: it cannot be written any more ({text}); run the same command again once it can")
         if "unable to open" in text:
             return BadInput(f"{where}: {text}; check its path and permissions, or name another")
         if "readonly" in text:

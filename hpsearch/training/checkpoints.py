@@ -106,12 +106,25 @@ class CheckpointStore:
         metadata = {"iteration": str(iteration), metric: repr(value)}
         path = self.folder / BEST
         make_room(path)
-        self._write(path, safetensors.torch.save(dict(weights), metadata))
+        self._write(path, safetensors_of(weights, metadata))
         return path
 
     def _write(self, path: Path, content: bytes | memoryview) -> None:
         with disk_stops(path, self.folder):
             write_atomically(path, content)
+
+
+def safetensors_of(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A file of safetensors: the same weights and metadata give the same bytes.
+
+    The library writes metadata in an order that changes from one process to the next. So it writes none here, and the header
+    (its length in 8 bytes, then JSON, padded to a multiple of 8 with spaces) gets them in the order of their names.
+    """
+    bare = safetensors.torch.save(dict(weights))
+    end = 8 + int.from_bytes(bare[:8], "little")
+    header = json.dumps({"__metadata__": dict(sorted(metadata.items())), **json.loads(bare[8:end])}, separators=(",", ":"))
+    header += " " * (-len(header) % 8)
+    return b"".join((len(header).to_bytes(8, "little"), header.encode("ascii"), memoryview(bare)[end:]))
 
 
 class DamagedCheckpoint(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hpsearch.data.corpus import open_corpus
 from hpsearch.data.tokenizer import Tokenizer
 from hpsearch.errors import BadInput, DataError
 from hpsearch.model.transformer import Transformer
+from hpsearch.scratch import temporary_folder
 from hpsearch.training.kept import checkpoint_folder, step_name
 from hpsearch.training.weights import export_weights, load_model
 
@@ -30,16 +30,16 @@ def trial_model(
 
     checkpoints: where a person's command says that they are, in place of what the config says.
     Its tokenizer comes from the text, which must still be the one of `fingerprint`. Raises BadInput where the weights are
-    gone or damaged, DataError where the text is another one.
+    gone or damaged, DataError where the text is another one, ConfigError where its vocabulary is.
     """
     config = TrialConfig.build(canonical(settings))
     place = checkpoint_folder(config.save_dir, folder, checkpoints)
     saved = place / step_name(iteration)
     if not saved.exists():
         raise BadInput(
-            f"{place}: the weights of step {iteration} are not there; name the folder with --checkpoints-dir, or train them "
-            "again with `hpsearch export --out best.yaml` and `hpsearch train --config best.yaml --out model`, then "
-            "`hpsearch export --format hf --model model`"
+            f"{place}: the weights of step {iteration} are not there; train them again with `hpsearch export --out best.yaml` "
+            "and `hpsearch train --config best.yaml --out model`, then `hpsearch export --format hf --model model`; those of a "
+            "study with --checkpoints-dir need that option here too"
         )
     corpus = open_corpus(data, vocab_size=config.vocab_size, architecture=config.architecture, cache_dir=cache_dir)
     if corpus.data_fingerprint != fingerprint:
@@ -47,6 +47,7 @@ def trial_model(
             f"the text is not the one that this trial was trained on (fingerprint {corpus.data_fingerprint[:12]}, "
             f"expected {fingerprint[:12]}), so its tokenizer cannot be made again; bring the old text back"
         )
-    with tempfile.TemporaryDirectory() as copy:
-        export_weights(config, saved, corpus.tokenizer, Path(copy))
-        return load_model(Path(copy))
+    corpus.require_vocabulary(config.vocab_size)
+    with temporary_folder("model") as copy:
+        export_weights(config, saved, corpus.tokenizer, copy)
+        return load_model(copy)

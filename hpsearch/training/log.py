@@ -63,7 +63,7 @@ def open_log(config: TrialConfig, folder: Path, elsewhere: Path | None = None) -
     if elsewhere is None and path.exists() and not path.is_file():
         raise BadInput(f"log_file: {path} is there and no file; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = _JsonLines(path, encoding="utf-8")
+    handler = _JsonLines(path, encoding="utf-8", errors="backslashreplace")  # Half a surrogate pair, as JSON writes it.
     handler.setFormatter(JsonFormatter(folder.name))
     # Not from getLogger: that would keep every run of a warm process in the global table.
     logger = logging.Logger("hpsearch.training", level=config.log_file_level.upper())

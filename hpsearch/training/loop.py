@@ -24,7 +24,7 @@ import hpsearch
 from hpsearch.config import TrialConfig
 from hpsearch.data.batches import Batch, Prefetcher, held_out_batches, train_batch
 from hpsearch.data.corpus import Corpus
-from hpsearch.model.counting import count
+from hpsearch.model.counting import count, step_flops
 from hpsearch.model.losses import bits_per_byte, loss_counts, loss_terms
 from hpsearch.model.transformer import ModelOutput, Transformer
 from hpsearch.training import device as devices
@@ -146,7 +146,7 @@ def train(
             log.warning("micro-batches", extra={"detail": message})
             answer = _stronger(answer, (yield Warned(message)))
 
-        tokens_per_step = config.batch_size * config.context_length
+        tokens_per_step, flops_per_step = config.batch_size * config.context_length, step_flops(config)
         measure = "val_masked_bpb" if config.architecture == "encoder" else "val_bpb"
         held_out = [batch.to(place) for batch in held_out_batches(corpus, config)]
         logged_at, logged_seconds = state.iteration, state.seconds
@@ -217,7 +217,7 @@ def train(
                     rung=state.rung + 1,
                     iteration=state.iteration,
                     tokens=state.iteration * tokens_per_step,
-                    flops=(state.iteration + state.branch_steps) * tokens_per_step * counts.flops_per_token,
+                    flops=(state.iteration + state.branch_steps) * flops_per_step,
                     seconds=state.seconds,
                     train_loss=loss,
                     metrics=metrics,
@@ -280,13 +280,15 @@ def train(
 
 
 def evaluate(model: Transformer, batches: Sequence[Batch], config: TrialConfig, measure: str) -> dict[str, float]:
-    """Cross-entropy over `batches` as `val_loss` (nats per counted token) and `measure` (bits per UTF-8 byte of them)."""
+    """Cross-entropy over `batches` as `val_loss` (nats per counted token) and `measure` (bits per UTF-8 byte of them), each
+    target with the weight of its batch."""
     sums_3 = torch.zeros(3, dtype=torch.float64, device=batches[0].inputs_BT.device)
     with evaluating(model), devices.autocast(sums_3.device):
         for batch in batches:
             beat()
             losses = loss_terms(model(batch), batch, config)
-            sums_3 += torch.stack((losses.ce_sum.double(), losses.count.double(), batch.bytes_BT.sum().double()))
+            sums = torch.stack((losses.ce_sum.double(), losses.count.double(), batch.bytes_BT.sum().double()))
+            sums_3 += sums if batch.weight_B is None else batch.weight_B[0] * sums
     nats, tokens, size = sums_3.tolist()
     return {"val_loss": nats / tokens, measure: bits_per_byte(nats, size)}
 

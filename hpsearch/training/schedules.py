@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import TrialConfig, evaluations_in
 
 WSD_DECAY_FRACTION = 0.2
 """Share of `lr_decay_iters`, at its end, in which `wsd` decays (arXiv:2405.18392 finds 10 to 20 % enough)."""
@@ -60,20 +60,20 @@ def _wsd_decay_start(config: TrialConfig) -> float:
 def evaluation_due(iteration: int, config: TrialConfig) -> bool:
     """Whether the held-out loss is measured after `iteration` steps.
 
-    At every eval_interval and at max_iters. One that would come less than half an interval before the last is left out.
+    The k-th time after k * eval_interval steps, rounded, and the last time after max_iters. One that would come less than half
+    an interval before the last is left out.
     """
-    return _due(iteration, config.eval_interval, config.max_iters)
+    return due(iteration, config.max_iters, config.eval_interval)
 
 
 def save_due(iteration: int, config: TrialConfig) -> bool:
     """Whether a checkpoint is written after `iteration` steps: the rule of `evaluation_due` with save_interval."""
-    return _due(iteration, config.save_interval, config.max_iters)
+    return due(iteration, config.max_iters, config.save_interval)
 
 
 def rung_at(iteration: int, config: TrialConfig) -> int:
     """How many evaluations are due up to `iteration`: the rung of the one due there, 0 before the first."""
-    total = evaluations(config)
-    return total if iteration >= config.max_iters else min(iteration // config.eval_interval, total - 1)
+    return due_up_to(iteration, config.max_iters, config.eval_interval)
 
 
 def evaluations(config: TrialConfig) -> int:
@@ -81,12 +81,21 @@ def evaluations(config: TrialConfig) -> int:
     return evaluations_in(config.max_iters, config.eval_interval)
 
 
-def evaluations_in(max_iters: int, eval_interval: int) -> int:
-    return max(0, (2 * max_iters - eval_interval) // (2 * eval_interval)) + 1
+def step_of(rung: int, max_iters: int, interval: float) -> int:
+    """Steps after which evaluation `rung`, from 1, comes."""
+    # An interval is maybe a fraction that a float cannot hold; what is beyond nine decimals decides no half.
+    return max_iters if rung >= evaluations_in(max_iters, interval) else round(round(rung * interval, 9))
 
 
-def _due(iteration: int, interval: int, last: int) -> bool:
-    return iteration == last or (0 < iteration < last and iteration % interval == 0 and 2 * (last - iteration) >= interval)
+def due_up_to(iteration: int, max_iters: int, interval: float) -> int:
+    """Evaluations up to `iteration` steps; see `evaluation_due`."""
+    rung = min(evaluations_in(max_iters, interval), math.floor(iteration / interval) + 1)
+    return rung if step_of(rung, max_iters, interval) <= iteration else rung - 1
+
+
+def due(iteration: int, max_iters: int, interval: float) -> bool:
+    """Whether an evaluation comes after `iteration` steps; see `evaluation_due`."""
+    return 0 < iteration <= max_iters and iteration == step_of(due_up_to(iteration, max_iters, interval), max_iters, interval)
 
 
 def steps_for_epochs(num_epochs: float, windows_per_pass: int, batch_size: int) -> int:

@@ -45,7 +45,8 @@ def train_config(
     asked: called at each step; at PAUSE the run leaves a checkpoint, and returns without having exported anything.
     checkpoints, log_file: where a person's command says that they go, in place of what the config says.
     begin: called when all is known to be right, before anything is written.
-    Raises DataError for another text, ConfigError for what can never fit into memory, NoTrialSucceeded when the run diverges.
+    Raises DataError for another text, ConfigError for a vocabulary that is not the text's and for what can never fit into
+    memory, NoTrialSucceeded when the run diverges.
     """
     draft = TrialConfig.build({"max_iters": 1} | canonical(settings))
     corpus = open_corpus(data, vocab_size=draft.vocab_size, architecture=draft.architecture, cache_dir=cache_dir)
@@ -55,7 +56,12 @@ def train_config(
             f"expected {fingerprint[:12]}); name the text to train on with --data"
         )
     corpus.require(draft.context_length, draft.eval_iters)
-    config = _on(corpus, canonical(settings), draft)
+    for told in corpus.split.notes:
+        say(told)
+    given = canonical(settings)
+    if "vocab_size" in given:
+        corpus.require_vocabulary(draft.vocab_size)
+    config = _on(corpus, given, draft)
     if device == "cpu":
         require_memory(config, machine_memory())
     begin()

@@ -14,7 +14,7 @@ from hpsearch.data.tokenizer import Tokenizer
 from hpsearch.errors import BadInput, ConfigError
 from hpsearch.files import write_atomically
 from hpsearch.model.transformer import Transformer
-from hpsearch.training.checkpoints import DamagedCheckpoint, load_checkpoint
+from hpsearch.training.checkpoints import DamagedCheckpoint, load_checkpoint, safetensors_of
 from hpsearch.training.memory import disk_stops
 
 WEIGHTS = "model.safetensors"
@@ -32,7 +32,7 @@ def export_weights(config: TrialConfig, source: Transformer | Path, tokenizer: T
     path = folder / WEIGHTS
     with disk_stops(path, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, safetensors.torch.save(weights, {"format": "pt"}))
+        write_atomically(path, safetensors_of(weights, {"format": "pt"}))
         write_atomically(folder / CONFIG, (json.dumps(config.concrete(), indent=2) + "\n").encode())
         tokenizer.save(folder)
     return path

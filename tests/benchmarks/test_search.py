@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from hpsearch.execution.local import LocalExecutor
-from hpsearch.model.counting import count
+from hpsearch.model.counting import step_flops
+from hpsearch.training.schedules import step_of
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -73,8 +74,7 @@ def test_a_search_is_charged_what_its_trials_cost(
         config = trials.config(told["proposal"])
         rungs = [rung for trial, rung, _, _ in row["points"] if trial == number]
         assert rungs == list(range(1, len(rungs) + 1))
-        last = config.max_iters if len(rungs) == row["rungs"] else len(rungs) * config.eval_interval
-        cost += last * config.batch_size * config.context_length * count(config).flops_per_token
+        cost += step_of(len(rungs), config.max_iters, config.eval_interval) * step_flops(config)
         assert search.flops_at(config, config.max_iters) <= row["trial_flops"]
     assert row["spent"] == pytest.approx(cost, rel=1e-3)
     spent = [each for _, _, each, _ in row["points"]]

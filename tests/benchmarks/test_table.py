@@ -115,7 +115,7 @@ def replay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def task(folder: Path, run: dict[str, Any], place: Path) -> TrialTask:
     settings = run["proposal"] | {"d_ff": 16, "num_heads": 2, "num_layers": 1, "batch_size": 4, "context_length": 16}
-    settings |= {"vocab_size": 256, "max_iters": run["max_iters"], "eval_interval": run["max_iters"] // 4, "eval_iters": 1}
+    settings |= {"vocab_size": 256, "max_iters": run["max_iters"], "eval_interval": run["max_iters"] / 4, "eval_iters": 1}
     place.mkdir(exist_ok=True)
     return TrialTask(
         number=0,

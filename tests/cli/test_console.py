@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -197,3 +200,31 @@ def test_plain_lines_say_why_a_trial_was_pruned(capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().err
     assert f"trial 3 pruned ({REASON})" in told
     assert "\x1b" not in told
+
+
+def test_no_text_steers_the_terminal_or_is_markup() -> None:
+    console, file = screen(100, 40)
+    hostile = "\x1b]0;owned\x07[red]x[/red]:smile:"
+    view = LiveView(1, console)
+    view.opened(replace(STUDY, objectives=("a[red]b",)), [])
+    best = replace(trial(1, TrialState.COMPLETE, 1.0, hostile), params={"text": hostile})
+    view.started(best, "slot-0", 0)
+    view.ended(best, best)
+    view.note(hostile)
+    view.started(trial(2), "slot-0", 0)
+    console.print(view)
+    told = "\n".join(plain(file.getvalue()))
+    assert "\x1b" not in told
+    assert told.count(r"\x1b]0;owned\x07[red]x[/red]:smile:") == 3, "reason, best, note"
+    assert "a[red]b" in told
+
+
+def test_progress_that_cannot_be_written_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", encoding="utf-8") as gone, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", gone)
+        feed(PlainLines(1))
+        patched.undo()
+        with contextlib.suppress(BrokenPipeError):
+            gone.close()

@@ -23,7 +23,8 @@ def test_run_tells_the_cost_each_event_and_the_best(finished: Cli) -> None:
     told = (finished.folder / "run.stderr").read_text()
     assert "study: new 'tiny' in studies/0001-tiny (sampler auto, pruner median)" in told
     assert re.search(
-        r"cost: 8 trials, \d+ at a time, none pruned: about .*; 7,680 tokens and .*FLOP a trial .*, 4 rungs, up to .*B of disk",
+        r"cost: 8 trials, \d+ at a time, none pruned: about .*; 7,680 tokens and .*FLOP a trial .*, "
+        r"4 rungs whose evaluations cost .*FLOP more, up to .*B of disk",
         told,
     )
     assert "trial 0 started in slot-0: learning_rate 0.0003, batch_size 8, dropout 0.1, optimizer adamw" in told

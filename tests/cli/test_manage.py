@@ -65,3 +65,24 @@ def test_tables_of_another_version_are_refused_with_the_command_that_helps(own: 
     for words in (("status",), ("db", "check"), ("run", "--space", "tiny.yaml")):
         done = own.run(*words)
         assert (done.returncode, "hpsearch db upgrade" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize("written", ["../mine", "", "0002-other", "{absolute}"])
+def test_a_row_decides_nothing_of_what_delete_removes(own: Cli, written: str) -> None:
+    mine = own.folder / "mine"
+    for folder in (mine, own.folder / "studies" / "0002-other"):
+        folder.mkdir()
+        (folder / "notes").write_text("mine")
+    with sqlite3.connect(own.folder / "studies" / "hpsearch.db") as database:
+        database.execute("UPDATE hps_studies SET folder = ?", (written.format(absolute=mine),))
+    own.ok("delete", "--study", "tiny", "--yes")
+    assert (mine / "notes").read_text() == (own.folder / "studies" / "0002-other" / "notes").read_text() == "mine"
+    assert not (own.folder / "studies" / "0001-tiny").exists()
+
+
+def test_of_a_study_that_is_linked_only_the_link_is_deleted(own: Cli) -> None:
+    (own.folder / "studies" / "0001-tiny").rename(own.folder / "moved")
+    (own.folder / "studies" / "0001-tiny").symlink_to(own.folder / "moved")
+    own.ok("delete", "--study", "tiny", "--yes")
+    assert not (own.folder / "studies" / "0001-tiny").is_symlink()
+    assert (own.folder / "moved" / "study.json").exists()

@@ -204,6 +204,6 @@ def test_a_host_that_cannot_be_read_is_refused() -> None:
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 def test_the_dashboard_listens_on_the_other_loopback_too(finished: Cli) -> None:
-    server, address = open_server(f"sqlite:///{finished.folder / 'studies' / 'hpsearch.db'}", "::1", 0, "tiny")
+    server, address = open_server(f"sqlite:///{finished.folder / 'studies' / 'hpsearch.db'}", "::1", 0, None)
     with server:
         assert address.startswith("http://[::1]:")

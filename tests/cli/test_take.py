@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
+import stat
 import subprocess
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -217,3 +220,78 @@ def test_trials_and_show_draw_each_curve(finished: Cli) -> None:
 def test_toml_is_toml(finished: Cli) -> None:
     document = tomllib.loads(finished.ok("export", "--format", "toml"))
     assert document["study"]["objective"] == "val_bpb"
+
+
+SHORT = {
+    **{"max_iters": 2, "num_layers": 1, "d_model": 16, "num_heads": 2, "d_ff": 16, "context_length": 16, "batch_size": 2},
+    **{"eval_iters": 1, "max_new_tokens": 5},
+}
+
+
+def short_config(cli: Cli, **more: object) -> str:
+    (cli.folder / "c.json").write_text(json.dumps({"hyperparameters": SHORT | more}))
+    return "c.json"
+
+
+@pytest.mark.parametrize("kind", ["config", "set"])
+@pytest.mark.parametrize("name", ["save_dir", "log_file"])
+@pytest.mark.parametrize("place", ["~/.bashrc", "a/../../b", "config.yaml"])
+def test_a_config_from_someone_else_names_no_place_outside(cli: Cli, kind: str, name: str, place: str) -> None:
+    words = ("--config", short_config(cli, **{name: place} if kind == "config" else {}))
+    done = cli.run("train", *words, *(("--set", f"{name}={place}") if kind == "set" else ()), "--out", "m")
+    assert done.returncode == 2
+    assert f"{name}: " in done.stderr
+    assert ("c.json:1:" in done.stderr) == (kind == "config")
+    assert cli.files() == ["c.json"]
+
+
+def test_a_command_puts_checkpoints_and_log_where_it_likes_also_under_names_that_are_no_text(cli: Cli) -> None:
+    out, kept, log = (os.fsdecode(name) for name in (b"m\xff", b"kept\n\xff", b"log\xff.jsonl"))
+    words = ("--config", short_config(cli), "--out", out, "--save-dir", kept, "--log-file", log, "--device", "cpu")
+    cli.ok("train", *words)
+    assert sorted(path.name for path in (cli.folder / out).iterdir()) == [
+        *("config.json", "config.yaml", "hpsearch-wrote.json", "model.safetensors", "sample.txt", "tokenizer.json")
+    ]
+    assert (cli.folder / kept / "step-00000002.pt").exists()
+    cli.ok("train", *words)  # What it wrote itself is no file of anybody else.
+    starts = [json.loads(line)["iteration"] for line in (cli.folder / log).open() if '"start"' in line]
+    assert starts == [0, 2]
+
+
+@pytest.mark.parametrize("option", ["--out", "--save-dir"])
+def test_a_folder_with_files_of_others_is_refused_by_name(cli: Cli, option: str) -> None:
+    (cli.folder / "theirs").mkdir()
+    (cli.folder / "theirs" / "config.json").write_text("mine")
+    done = cli.run("train", "--config", short_config(cli), option, "theirs", "--device", "cpu")
+    assert done.returncode == 2
+    assert f"{option} theirs: config.json is there already" in done.stderr
+    assert cli.files() == ["c.json", "theirs", "theirs/config.json"]
+
+
+def test_bad_input_of_a_training_run_makes_no_folder(cli: Cli) -> None:
+    done = cli.run("train", "--config", short_config(cli), "--data", "nowhere.txt", "--out", "m", "--device", "cpu")
+    assert done.returncode == 2
+    assert cli.files() == ["c.json"]
+
+
+def test_figures_replace_those_of_before_and_no_file_of_others(finished: Cli, tmp_path: Path) -> None:
+    words = ("report", "--format", "json", "--figure", "history", "--out", str(tmp_path / "figures"))
+    finished.ok(*words)
+    finished.ok(*words)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "history.json").write_text("mine")
+    done = finished.run(*words[:-1], str(tmp_path / "others"))
+    assert (done.returncode, "history.json is there already" in done.stderr) == (2, True)
+    assert (tmp_path / "others" / "history.json").read_text() == "mine"
+
+
+def test_a_table_goes_through_a_pipe_that_stays_one(finished: Cli, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    finished.ok("trials", "--format", "csv", "--out", str(tmp_path / "pipe"))
+    reader.join(30)
+    assert got
+    assert got[0].startswith("number,")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

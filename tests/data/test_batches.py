@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,10 @@ import torch
 from hpsearch.config import DataConfig, TrialConfig
 from hpsearch.data.batches import IGNORED, Batch, Prefetcher, held_out_batches, train_batch
 from hpsearch.data.corpus import Corpus, open_corpus
+from hpsearch.data.split import Span
 from hpsearch.errors import DataError
+from hpsearch.model.transformer import Transformer
+from hpsearch.training.loop import evaluate
 
 Write = Callable[..., Path]
 Opener = Callable[..., Corpus]
@@ -152,22 +157,88 @@ def test_an_encoder_decoder_restores_the_text_that_its_encoder_reads_with_gaps(p
 
 
 @pytest.mark.parametrize("kind", ["bytes", "chars", "bpe"])
-@pytest.mark.parametrize("context_length", [2, 17, 64, 512])
-def test_held_out_decoder_targets_are_every_token_but_the_first_once(kind: str, context_length: int, pydoc: Opener) -> None:
-    corpus, settings = pydoc(kind), config(context_length=context_length, eval_iters=6)
+@pytest.mark.parametrize("context_length", [2, 3, 17, 64, 512, 3000])
+def test_a_decoder_is_scored_on_the_same_bytes_once_with_half_a_context_before_each(
+    kind: str, context_length: int, pydoc: Opener
+) -> None:
+    corpus, settings = pydoc(kind), config(context_length=context_length, eval_iters=3, max_position_embeddings=3000)
+    spans = corpus.split.spans(3)
+    # The lead-in is in bytes, and what follows it is what every tokenizer and every context length is scored on.
+    assert all(253 <= len(span.text[: span.lead].encode()) <= 256 for span in spans)
+    known = [np.concatenate([corpus.tokenizer.encode(part) for part in halves(span)]) for span in spans]
+    leads = [len(corpus.tokenizer.encode(halves(span)[0])) for span in spans]
     batches = held_out_batches(corpus, settings)
-    spans = [corpus.tokenizer.encode(text) for text in corpus.held_out(6)]
-    targets = torch.cat([batch.targets_BT.flatten() for batch in batches])
-    counted = np.sort(targets[targets != IGNORED].numpy())
-    assert np.array_equal(counted, np.sort(np.concatenate([ids[1:] for ids in spans])))
-    bytes_ = sum(int(batch.bytes_BT.sum()) for batch in batches)
-    text_bytes = sum(len(text.encode()) for text in corpus.held_out(6))
-    assert bytes_ == text_bytes - sum(int(corpus.tokenizer.token_bytes[ids[0]]) for ids in spans)
-    assert all(batch.inputs_BT.numel() <= max(2048, context_length) for batch in batches)
-    assert all((batch.bytes_BT[batch.targets_BT == IGNORED] == 0).all() for batch in batches)
+    wanted = iter([(ids, token) for ids, lead in zip(known, leads, strict=True) for token in range(lead, len(ids))])
     for batch in batches:
-        following = batch.inputs_BT[:, 1:] == batch.targets_BT[:, :-1]
-        assert following[batch.targets_BT[:, 1:] != IGNORED].all()
+        assert batch.inputs_BT.numel() <= max(2048, context_length)
+        for row in range(len(batch.inputs_BT)):
+            inputs, targets, sizes = (each[row].numpy() for each in (batch.inputs_BT, batch.targets_BT, batch.bytes_BT))
+            assert (sizes[targets == IGNORED] == 0).all()
+            for place in np.flatnonzero(targets != IGNORED).tolist():
+                ids, token = next(wanted)  # Each once, in their order.
+                assert targets[place] == ids[token]
+                assert sizes[place] == corpus.tokenizer.token_bytes[ids[token]]
+                assert np.array_equal(inputs[: place + 1], ids[token - place - 1 : token])
+                assert place + 1 > min(token - 1, context_length / 2)
+    assert next(wanted, None) is None
+    bytes_ = sum(int(batch.bytes_BT.sum()) for batch in batches)
+    assert bytes_ == sum(len(halves(span)[1].encode()) for span in spans)
+    read = sum(batch.inputs_BT.numel() for batch in batches)
+    assert read <= 2 * sum(map(len, known)) + 3 * context_length, "what the overlap costs is bounded"
+
+
+def halves(span: Span) -> tuple[str, str]:
+    return span.text[: span.lead], span.text[span.lead :]
+
+
+def test_the_score_is_the_mean_of_each_tokens_bits_given_what_its_window_holds_before_it(pydoc: Opener) -> None:
+    corpus, length = pydoc(), 10
+    settings = config(
+        context_length=length, eval_iters=1, num_layers=1, d_model=16, d_ff=32, num_heads=2, vocab_size=256, dropout=0.0
+    )
+    torch.manual_seed(1)
+    model = Transformer(settings)
+    (span,) = corpus.split.spans(1)
+    ids = np.frombuffer(span.text.encode(), np.uint8).astype(np.int64)
+    lead = len(span.text[: span.lead].encode())
+    double, bits = copy.deepcopy(model).double().eval(), 0.0
+    with torch.no_grad():
+        for token in range(lead, len(ids)):
+            # Windows of 10 begin 5 apart, so that 6 to 10 tokens are before each; the last window ends with the span.
+            ends = min(len(ids), lead + 5 * ((token - lead) // 5 + 1))
+            before = torch.from_numpy(ids[ends - 1 - length : token])
+            logits = double(Batch(before[None], before[None], before[None])).logits_BTV[0, -1]
+            bits -= float(logits.log_softmax(-1)[ids[token]]) / math.log(2)
+    metrics = evaluate(model, held_out_batches(corpus, settings), settings, "val_bpb")
+    assert metrics["val_bpb"] == pytest.approx(bits / (len(ids) - lead), rel=1e-6)
+
+
+@pytest.mark.parametrize("shares", [(3, 1), (1, 5)])
+def test_weighted_texts_are_scored_by_their_weights(shares: tuple[int, int], write: Write, tmp_path: Path) -> None:
+    paths = [str(write("a.txt", "ab é, " * 6000)), str(write("b.txt", "Zwölf Boxkämpfer! " * 40_000))]
+    shape = {"context_length": 16, "num_layers": 1, "d_model": 16, "d_ff": 32, "num_heads": 2, "vocab_size": 256}
+    settings = config(**shape, initializer_range=0.5)
+    model = Transformer(settings)
+
+    def score(text: object, spans: int) -> dict[str, float]:
+        data = DataConfig(text=text, validation=0.25)
+        corpus = open_corpus(data, vocab_size=256, architecture="decoder", cache_dir=tmp_path / "cache")
+        return evaluate(model, held_out_batches(corpus, settings.model_copy(update={"eval_iters": spans})), settings, "val_bpb")
+
+    weights = [share / sum(shares) for share in shares]
+    # As many spans of each as it has of four; what rounding leaves is made up for.
+    alone = [score(path, max(1, round(4 * weight)))["val_bpb"] for path, weight in zip(paths, weights, strict=True)]
+    assert abs(alone[0] - alone[1]) > 0.05
+    right = weights[0] * alone[0] + weights[1] * alone[1]
+    found = score(dict(zip(paths, map(float, shares), strict=True)), 4)["val_bpb"]
+    assert found == pytest.approx(right, rel=1e-9)
+
+
+def test_a_weighted_text_too_short_to_be_scored_is_named(write: Write, tmp_path: Path) -> None:
+    data = DataConfig(text={str(write("long.txt", "a" * 90_000)): 1.0, str(write("short.txt", "b" * 9000)): 1.0})
+    corpus = open_corpus(data, vocab_size=256, architecture="decoder", cache_dir=tmp_path / "cache")
+    with pytest.raises(DataError, match=r"short\.txt: the validation part has 900 bytes and an evaluation needs 2,048"):
+        held_out_batches(corpus, config())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -214,7 +285,9 @@ def test_an_encoder_decoder_is_evaluated_on_every_token_and_every_byte(pydoc: Op
 def test_padding_is_marked_and_holds_no_target(architecture: str, pydoc: Opener) -> None:
     corpus = pydoc("bpe", architecture)
     pad = corpus.tokenizer.specials["[PAD]"]
-    batches = held_out_batches(corpus, config(architecture))
+    # An encoder's windows overlap instead of being short, unless the context is longer than the span.
+    length = 1000 if architecture == "encoder" else 64
+    batches = held_out_batches(corpus, config(architecture, context_length=length, max_position_embeddings=length))
     padded = [batch for batch in batches if batch.padding_BT is not None]
     assert padded
     for batch in batches:

@@ -172,3 +172,38 @@ def test_require_names_what_does_not_fit(write: Write, tmp_path: Path) -> None:
 
 def test_text_tokens_leave_room_for_the_special_ones() -> None:
     assert [text_tokens(name, 64) for name in ("decoder", "encoder", "encoder_decoder")] == [64, 61, 63]
+
+
+@pytest.mark.parametrize("kind", ["chars", "bpe"])
+def test_kept_tokens_and_tokenizers_that_were_changed_are_made_again(kind: str, write: Write, tmp_path: Path) -> None:
+    path = write("t.txt", "A text of words, and words of a text. " * 300)
+    data, kept = DataConfig(text=str(path), tokenizer=kind), tmp_path / "cache"
+
+    def opened() -> Corpus:
+        return open_corpus(data, vocab_size=300, architecture="decoder", cache_dir=kept)
+
+    before = opened()
+    tokens = before.train[0].tokens.copy()
+    for folder in ("tokens", "tokenizers"):
+        for file in (kept / folder).glob("*"):
+            content = file.read_bytes()
+            file.unlink()  # The corpus of before has it mapped.
+            file.write_bytes(bytes(len(content)) if folder == "tokens" else content.replace(b'"t"', b'"u"'))
+    after = opened()
+    assert np.array_equal(after.train[0].tokens, tokens)
+    assert after.fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["bytes", "chars", "bpe"])
+def test_a_byte_order_mark_is_neither_trained_on_nor_held_out(kind: str, write: Write, tmp_path: Path) -> None:
+    text = "A text of words, and words of a text.\n" * 300
+
+    def opened(name: str, content: str) -> Corpus:
+        data = DataConfig(text=str(write(name, content)), tokenizer=kind, validation=str(write("v-" + name, content + "held")))
+        return open_corpus(data, vocab_size=300, architecture="decoder", cache_dir=tmp_path / "cache")
+
+    plain, marked = opened("plain.txt", text), opened("marked.txt", "\ufeff" + text)
+    assert np.array_equal(plain.train[0].tokens, marked.train[0].tokens)
+    assert plain.tokenizer.vocab_size == marked.tokenizer.vocab_size
+    assert plain.held_out(2) == marked.held_out(2)
+    assert marked.train_bytes == len(text)

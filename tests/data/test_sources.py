@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from hpsearch.data.sources import find_text
-from hpsearch.errors import DataError
+from hpsearch.errors import BadInput, DataError
+from hpsearch.places import cache_dir
+from hpsearch.text import path_of, path_word
 
 Write = Callable[..., Path]
 
@@ -188,8 +190,134 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_cache_folder_that_cannot_be_written_is_named(write: Write, tmp_path: Path) -> None:
     blocked = write("file-in-the-way", "x")
-    with pytest.raises(DataError, match=r"file-in-the-way.*cannot keep prepared data here"):
+    with pytest.raises(DataError, match=r"file-in-the-way.*cannot keep prepared data here.*HPSEARCH_CACHE_DIR"):
         find_text("pydoc", blocked)
+
+
+def test_what_this_program_wrote_is_no_text_of_a_folder_and_is_named(write: Write, tmp_path: Path) -> None:
+    write("f/a.txt", "text")
+    write("f/notes/space.yaml", "mine")
+    write("f/notes/log.jsonl", "mine too")
+    before = find_text(str(tmp_path / "f"), tmp_path / "f" / "kept").sha256
+    write("f/studies/hpsearch.db", b"SQLite format 3\x00")
+    write("f/studies/0001-s/space.yaml", "name: s")
+    write("f/studies/0002-t/study.json", "{}")
+    write("f/studies/0002-t/space.yaml", "name: t")
+    write("f/other/0003-u/study.json", "{}")
+    write("f/other/0003-u/space.yaml", "name: u")
+    write("f/model/log.jsonl", "{}")
+    write("f/model/checkpoints/step-00000008.pt", b"\x00")
+    write("f/exported/model.safetensors", b"\x00")
+    write("f/exported/tokenizer.json", "{}")
+    write("f/exported/README.md", "# A model")
+    write("f/best.yaml", "# The best trial of study s: trial 0\n\nhpsearch: 1  # of this file's form\n")
+    write("f/hand.toml", "hpsearch = 1\n[hyperparameters]\n")
+    write("f/best.json", '{\n  "hpsearch": 1,\n  "study": {}}')
+    write("f/r.html", '<!DOCTYPE html>\n<html>\n<meta name="generator" content="hpsearch 0.1.0">\n')
+    write("f/t.csv", "number,state,value,learning_rate\n0,complete,1.5,0.1\n")
+    text = find_text(str(tmp_path / "f"), tmp_path / "f" / "kept")
+    assert text.sha256 == before
+    assert {path.name for path in text.files} == {"a.txt", "space.yaml", "log.jsonl"}
+    assert "11 of hpsearch itself (best.json, best.yaml, exported, …)" in text.note
+    # A folder that is named is what was asked for, whoever wrote it.
+    assert find_text(str(tmp_path / "f" / "exported"), tmp_path / "cache").path.read_text() == "# A model\n\n{}\n\n"
+
+
+def test_what_is_left_out_of_a_folder_is_told_with_its_count_and_first_names(write: Write, tmp_path: Path) -> None:
+    for name in ("a.txt", ".git/config.txt", ".e.txt", "one.gz", "two.png", "three.bin", "four", "v.txt"):
+        write(f"f/{name}", "text of " + name)
+    write("elsewhere/b.txt", "text")
+    (tmp_path / "f/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "f/loop").symlink_to(tmp_path / "f")
+    (tmp_path / "f/broken.txt").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "f/pipe.txt")
+    held_out = (tmp_path / "f/v.txt").resolve()
+    text = find_text(str(tmp_path / "f"), tmp_path / "cache", without=frozenset({held_out}))
+    assert {path.name for path in text.files} == {"a.txt"}
+    for part in (
+        "2 hidden (.e.txt, .git)",
+        "4 without a suffix of text (four, one.gz, three.bin, …)",
+        "2 behind links to folders (linked, loop)",
+        "2 that are no files (broken.txt, pipe.txt)",
+        "1 held out (v.txt)",
+    ):
+        assert part in text.note
+    assert "\n" not in text.note
+    assert find_text(str(tmp_path / "elsewhere"), tmp_path / "cache").note == ""
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.txt", b"100% \xff#?.txt", "naïve €.txt".encode(), b"file:x.txt"])
+def test_a_text_of_any_name_is_found_again_by_its_word(name: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(os.fsdecode(name)).write_text("text")
+    given = os.fsdecode(name)
+    for path in ("./" + given, str(tmp_path / given)):
+        word = path_word(path)
+        word.encode()  # As every file, database and terminal takes it.
+        assert path_of(word) == path
+        assert path_word(word) == word
+        assert find_text(word, tmp_path / "cache").path == tmp_path / given
+
+
+def test_a_file_uri_names_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a b.txt").write_text("text")
+    for start in ("file:", "file://", "file://localhost"):
+        assert find_text(f"{start}{tmp_path}/a%20b.txt", tmp_path / "cache").path == tmp_path / "a b.txt"
+
+
+def test_a_byte_order_mark_is_no_text(write: Write, tmp_path: Path) -> None:
+    path = write("f/a.txt", "\ufeffone")
+    write("f/b.txt", "\ufefftwo \ufeff")
+    text = find_text(str(path), tmp_path / "cache")
+    assert text.path.read_bytes()[text.start :] == b"one"
+    assert find_text(str(path.parent), tmp_path / "cache").path.read_text() == "one\n\ntwo \ufeff\n\n"
+    with pytest.raises(DataError, match="empty but for a byte order mark"):
+        find_text(str(write("c.txt", "\ufeff")), tmp_path / "cache")
+
+
+def test_a_loop_of_links_and_a_home_that_is_nobodys_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for word in (str(tmp_path / "a"), "~nobody-of-this-name/a.txt"):
+        with pytest.raises(DataError, match=r"cannot be read: .*; give another path"):
+            find_text(word, tmp_path / "cache")
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_to_where_it_ended(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("log.txt", "line\n" * 100)
+    monkeypatch.setattr("hpsearch.data.sources._BLOCK", 50)
+
+    def growing(head: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(b"more\n" * 100)
+
+    monkeypatch.setattr("hpsearch.data.sources.kind_of", growing)
+    with pytest.raises(DataError, match="changed while it was read"):
+        find_text(str(path), tmp_path / "cache")
+
+
+def test_a_kept_text_that_was_changed_is_made_again_whatever_its_size(write: Write, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        age(write(f"f/{name}.txt", name))
+    kept = tmp_path / "cache"
+    for word in (str(tmp_path / "f"), "pydoc"):
+        text = find_text(word, kept)
+        content = text.path.read_bytes()
+        text.path.write_bytes(b"x" * len(content))
+        assert find_text(word, kept).path.read_bytes() == content
+
+
+def test_a_user_without_a_home_folder_is_told_to_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("HPSEARCH_CACHE_DIR", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(BadInput, match=r"no home folder .* HPSEARCH_CACHE_DIR"):
+        cache_dir()
 
 
 def test_a_hugging_face_name_without_the_extra_names_the_command_that_installs_it(

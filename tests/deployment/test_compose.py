@@ -18,12 +18,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
 from invariants import assert_nothing_lost
 from ruamel.yaml import YAML
-from servers import PASSWORD, Server
+from servers import PASSWORD, USER, Server
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from tiny import SPACE
 from waiting import wait_for
 
@@ -67,7 +70,7 @@ def test_every_service_is_watched_and_stops_in_good_order(services: dict[str, An
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["stop_signal"], name
         assert service["stop_grace_period"], name
-        assert name == "tables" or service["healthcheck"]["retries"], name
+        assert name in ("database-user", "tables") or service["healthcheck"]["retries"], name
     (coordinator,) = [name for name in services if name.startswith("coordinator")]
     (worker,) = [name for name in services if name.startswith("worker")]
     assert worker in services[coordinator]["depends_on"], "slots would end before the coordinator has paused their trials"
@@ -79,6 +82,46 @@ def test_nothing_but_the_dashboard_is_published_and_that_on_loopback(services: d
     ports = {name: service["ports"] for name, service in services.items() if service.get("ports")}
     assert ports == {"dashboard": ["127.0.0.1:8080:8080/tcp"]}
     assert any(word.startswith("--token-file=") for word in services["dashboard"]["command"])
+
+
+def test_trials_reach_neither_the_database_nor_the_dashboard(services: dict[str, Any]) -> None:
+    on: dict[str, set[str]] = {}
+    for name, service in services.items():
+        for network in service["networks"]:
+            on.setdefault(network, set()).add(name.removesuffix("-gpu"))
+    assert on == {
+        "database": {"postgres", "database-user", "tables", "coordinator", "dashboard"},
+        "cluster": {"ray-head", "worker", "coordinator"},
+        "published": {"dashboard"},
+    }
+    given = {name: {secret["source"] for secret in service.get("secrets", [])} for name, service in services.items()}
+    assert {name for name, secrets in given.items() if "postgres_admin_password" in secrets} == {"postgres", "database-user"}
+    for name in services:
+        assert name.startswith(("worker", "ray-head")) != bool(given[name]), "those that train know no secret"
+
+
+def test_the_applications_user_owns_its_database_and_can_do_nothing_else(
+    processes: Processes, postgresql_server: Server
+) -> None:
+    for _ in range(2):  # At each start of the services.
+        made = processes.start("database-user")
+        assert made.wait(timeout=60) == 0, processes.log("database-user")
+    tables = processes.start("tables")
+    assert tables.wait(timeout=60) == 0, processes.log("tables")
+    engine = create_engine(processes.url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        rights = "rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls"
+        row = connection.execute(text(f"SELECT {rights} FROM pg_roles WHERE rolname = current_user")).one()
+        assert not any(row)
+        assert connection.execute(text("SELECT count(*) FROM hps_studies")).scalar() == 0
+    for statement in ("COPY hps_studies FROM PROGRAM 'true'", "SELECT pg_read_file('/etc/passwd')", "CREATE ROLE another"):
+        with engine.connect() as connection, pytest.raises(ProgrammingError, match=r"permission denied|must be|not be"):
+            connection.execute(text(statement))
+    engine.dispose()
+    other = create_engine(make_url(processes.url).set(drivername="postgresql+psycopg", database="postgres"))
+    with pytest.raises(OperationalError, match="permission denied for database"):
+        other.connect()
+    other.dispose()
 
 
 def test_no_password_stands_in_the_file(services: dict[str, Any]) -> None:
@@ -107,6 +150,8 @@ class Processes:
     services: Mapping[str, Any]
     places: Mapping[str, str]
     """Words of the file, and what stands for them here."""
+    url: str
+    """Of the database, with the application's password."""
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     """In the environment of every process, its children's too."""
     running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
@@ -180,12 +225,14 @@ def free_port() -> int:
 
 @pytest.fixture
 def processes(tmp_path: Path, postgresql_server: Server) -> Iterator[Processes]:
-    url = postgresql_server.fresh_database()
-    database = url.rpartition("/")[2]
+    # The server of the tests has one superuser, who has the name of the application's here.
+    application, password = f"app_{secrets.token_hex(4)}", f"it's \\ {secrets.token_hex(8)}"
+    url = f"postgresql://{application}:{quote(password)}@127.0.0.1:{postgresql_server.port}/{application}"
     given, input_folder = tmp_path / "secrets", tmp_path / "input"
     for folder in (given, input_folder, tmp_path / "studies", tmp_path / "cache"):
         folder.mkdir()
-    (given / "postgres_password").write_text(f"{PASSWORD}\n")
+    (given / "postgres_admin_password").write_text(f"{PASSWORD}\n")
+    (given / "postgres_password").write_text(f"{password}\n")
     (given / "dashboard_token").write_text(f"{TOKEN}\n")
     (input_folder / "tiny.yaml").write_text(SPACE)
     program = tmp_path / "bin" / "hpsearch"
@@ -206,9 +253,11 @@ def processes(tmp_path: Path, postgresql_server: Server) -> Iterator[Processes]:
         tmp_path,
         read["services"],
         {
-            "hpsearch@postgres:5432/hpsearch": f"hpsearch@127.0.0.1:{postgresql_server.port}/{database}",
+            "hpsearch@postgres:5432/hpsearch": f"{application}@127.0.0.1:{postgresql_server.port}/{application}",
+            "--host=postgres": "--host=127.0.0.1",
             "--port=5432": f"--port={postgresql_server.port}",
-            "--dbname=hpsearch": f"--dbname={database}",
+            "--username=postgres": f"--username={USER}",
+            "--set=name=hpsearch": f"--set=name={application}",
             "ray-head:6379": f"127.0.0.1:{ray}",
             "--port=6379": f"--port={ray}",
             "--host=0.0.0.0": "--host=127.0.0.1",
@@ -219,17 +268,20 @@ def processes(tmp_path: Path, postgresql_server: Server) -> Iterator[Processes]:
             "/studies": str(tmp_path / "studies"),
             "/cache": str(tmp_path / "cache"),
         },
+        url,
     )
     try:
         yield opened
     finally:
         opened.close()
         postgresql_server.drop(url)
+        postgresql_server.execute(f"DROP ROLE IF EXISTS {application}")
 
 
 @pytest.mark.timeout(300)
 def test_the_services_bring_a_study_to_its_end(processes: Processes, postgresql_server: Server) -> None:
     assert processes.healthy("postgres")
+    assert processes.start("database-user").wait(timeout=60) == 0, processes.log("database-user")
     tables = processes.start("tables")
     assert tables.wait(timeout=60) == 0, processes.log("tables")
     head = processes.start("ray-head")
@@ -248,8 +300,7 @@ def test_the_services_bring_a_study_to_its_end(processes: Processes, postgresql_
     log = processes.log("coordinator")
     result = json.loads(log[log.rindex("\n{") :])
     assert result["trials"]["complete"] + result["trials"]["pruned"] == TRIALS, result
-    storage = processes.here(["postgresql://hpsearch@postgres:5432/hpsearch"])[0].replace("@", f":{PASSWORD}@", 1)
-    assert_nothing_lost(storage, "composed", TRIALS)
+    assert_nothing_lost(processes.url, "composed", TRIALS)
     assert (next((processes.folder / "studies").glob("*-composed")) / "best.yaml").is_file()
     for service in ("coordinator", "dashboard", "ray-head", "worker"):
         assert PASSWORD not in processes.log(service)

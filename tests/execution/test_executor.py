@@ -125,7 +125,7 @@ def test_an_idle_slot_that_is_killed_is_replaced_without_a_word(executor: Opens,
     [
         (1, "error", "ValueError: a bug"),
         (2, "bad-input", "the text changed"),
-        (3, "disk-full", "OSError: [Errno 28] No space left on device"),
+        (3, "disk-full", "no space left on device; make room, then run the same command again"),
         (4, "out-of-memory", "MemoryError: too much"),
     ],
 )

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +22,7 @@ from hpsearch.execution import cluster
 from hpsearch.execution.cluster import RayExecutor
 from hpsearch.execution.host import Place, Report, SlotHost
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotMessage, TrialTask
+from hpsearch.scratch import scratch
 from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Outcome, Warned
 
 
@@ -202,7 +202,7 @@ def test_an_answer_to_a_stay_that_is_over_is_dropped(host: SlotHost, tmp_path: P
 
 
 def leftovers() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("hpsearch-scratch-*"))
+    return set(scratch().glob("trial-*"))
 
 
 @pytest.mark.parametrize("host", ["mirror"], indirect=True)
@@ -215,8 +215,8 @@ def test_a_mirrored_trial_leaves_its_checkpoints_at_the_url_and_nothing_on_the_n
     host.answer(1, Answer.CONTINUE)
     saved = heard(host, CheckpointSaved)
     assert isinstance(saved, CheckpointSaved)
-    assert saved.path == str(folder / "checkpoints" / "step-1")
-    assert (there / "checkpoints" / "step-1").read_text() == "1"
+    assert saved.path == str(folder / "checkpoints" / "step-00000001.pt")
+    assert (there / "checkpoints" / "step-00000001.pt").read_text() == "1"
     host.answer(1, Answer.PAUSE)
     heard(host, Ended)
     assert leftovers() == before

@@ -283,11 +283,17 @@ BEYOND: Rows = {
         Row(("run", "--space", "x" * 5000), ("x…", "too long", "shorter")),
         storage(f"sqlite:///{'x' * 300}.db", "x…", "too long", "shorter"),
     ),
-    "checkpoints where nothing can be written": space(
-        "max_save_num: 1", "max_save_num: 1\n  save_dir: /proc/x", "s.yaml:20:", "save_dir /proc/x", "name another place"
+    "checkpoints outside the trial": space(
+        "max_save_num: 1", "max_save_num: 1\n  save_dir: a/../../b", "s.yaml:20:3: save_dir: ", "leads out", "--checkpoints-dir"
     ),
-    "a log where nothing can be written": space(
-        "max_save_num: 1", "max_save_num: 1\n  log_file: /proc/x/log", "s.yaml:20:", "log_file /proc/x", "name another place"
+    "a log in the home folder": space(
+        "max_save_num: 1", "max_save_num: 1\n  log_file: ~/.bashrc", "s.yaml:20:3: log_file: ", "leads out", "command line"
+    ),
+    "a log in the place of a file of ours": space(
+        "max_save_num: 1", "max_save_num: 1\n  log_file: config.yaml", "s.yaml:20:3: log_file: ", "writes itself", "another"
+    ),
+    "checkpoints where nothing can be written": Row(
+        (*RUN, "--checkpoints-dir", "/proc/x"), ("--checkpoints-dir /proc/x", "name another place")
     ),
     "a baseline that is larger than the machine": space(
         "d_model: 16", "d_model: 1000000", "s.yaml:1:1: ", "memory", "parameters", "make d_model"
@@ -319,8 +325,17 @@ BEYOND: Rows = {
     "train a batch larger than the machine": Row(
         (*TRAIN, "--set", "batch_size=9999999999"), ("batch_size", "memory", "a batch of", "smaller")
     ),
+    "nothing to search": Row(("run",), ("bundled: ", "lm", "here: s.yaml", "hpsearch run --space s.yaml")),
+    "a length of time that is none": Row((*RUN, "--timeout", "8x"), ("--timeout 8x", "1h30m, 8h or 2d")),
+    "a price of ten million layers": Row(
+        ("price", "--space", "s.yaml", "--set", "num_layers=10000000", "--device", "cpu"), ("memory", "num_layers", "smaller")
+    ),
+    "a vocabulary without end": Row(
+        (*TRAIN, "--set", "data.tokenizer=bpe", "--set", "vocab_size=1000000000"), ("vocab_size", "16777216")
+    ),
+    "a number of thousands of digits": Row((*TRAIN, "--set", f"max_iters={'9' * 5000}"), ("max_iters", "finite")),
     "train nested lists": Row(
-        ("train", "--config", "c.json"), ("c.json:1:14: ", "nested deeper than 12 levels", "needs three"), {"c.json": "[" * 3000}
+        ("train", "--config", "c.json"), ("c.json:1:14: ", "deeper than 12 levels", "needs three"), {"c.json": "[" * 3000}
     ),
     "train on no threads": Row((*TRAIN, "--threads", "0"), ("--threads 0", "from 1")),
     "generate without a model": Row(("generate", "--model", "m"), ("--model m", "hpsearch train")),

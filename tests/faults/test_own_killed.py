@@ -93,6 +93,27 @@ def test_a_program_survives_kill_9_of_its_slot(cli: Cli, storage_url: str) -> No
     require_whole(storage_url, cli)
 
 
+@pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
+def test_a_program_survives_kill_9_of_its_leash(cli: Cli, storage_url: str) -> None:
+    """What the program left in sessions of their own is the slot's to end."""
+    (cli.folder / "prog.yaml").write_text(SPACE)
+    process = cli.using(storage_url).start(*WORDS)
+    wait_for(lambda: halfway(storage_url), process)
+    programs = [int(word) for word in next(cli.folder.rglob("trials/0000/pids")).read_text().split()]
+    assert os.getsid(programs[1]) == programs[1]
+    (slot,) = rows(storage_url, "SELECT pid FROM hps_attempts WHERE trial_number = 0 AND ended_at IS NULL")
+    leash = psutil.Process(programs[0]).parent()
+    assert leash is not None
+    assert leash.ppid() == slot["pid"]
+    leash.kill()
+    wait_for(lambda: not any(map(alive, programs)))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "trial 0: slot lost (its program was ended by signal 9 (SIGKILL)" in said
+    assert_nothing_lost(storage_url, "prog", 3)
+    require_whole(storage_url, cli)
+
+
 def test_a_program_is_paused_by_sigint(cli: Cli, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies/hpsearch.db"
     (cli.folder / "prog.yaml").write_text(SPACE)

@@ -26,7 +26,7 @@ STATES = {"WAITING", "RUNNING", "PRUNED", "COMPLETE"}
 
 @pytest.fixture
 def dashboard(any_storage_url: str, tmp_path: Path) -> Iterator[str]:
-    server, address = open_server(any_storage_url, "127.0.0.1", 0, "", files=artifact_files(tmp_path))
+    server, address = open_server(any_storage_url, "127.0.0.1", 0, None, files=artifact_files(tmp_path))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield address

@@ -180,7 +180,7 @@ def declared(lab: Lab, name: str, how: Any, objective: str | None = None) -> Any
     if objective is None:
         objective = "val_masked_bpb" if beside.get("architecture") == "encoder" else "val_bpb"
         if name == "architecture":
-            objective = "val_loss"
+            objective = "train_seconds"
         if name in SAMPLING:
             objective = "generation_divergence"
     return space_of(lab, beside | {name: how}, objective=objective, tokenizer=row.tokenizer)

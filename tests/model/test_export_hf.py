@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ def random_model(config: TrialConfig) -> Transformer:
     return model.eval()
 
 
+def logits_of(found: Any) -> torch.Tensor:
+    """Those over the vocabulary: of two heads, the first one's."""
+    logits: torch.Tensor = found.prediction_logits if "prediction_logits" in found else found.logits
+    return logits
+
+
 @torch.inference_mode()
 def their_loss(theirs: Any, batches: list[Batch]) -> float:
     """Mean nats per counted token of the batches, by the logits of transformers."""
@@ -73,7 +80,7 @@ def their_loss(theirs: Any, batches: list[Batch]) -> float:
             given["token_type_ids"] = batch.segments_BT
         if batch.decoder_inputs_BT is not None:
             given["decoder_input_ids"] = batch.decoder_inputs_BT
-        logits = theirs(**given).logits
+        logits = logits_of(theirs(**given))
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets_BT.flatten(), reduction="sum")
         total += float(losses)
         count += int((batch.targets_BT != -100).sum())
@@ -104,7 +111,7 @@ def test_a_folder_loads_with_the_auto_classes_and_has_our_logits_and_our_loss(
             arguments["token_type_ids"] = first.segments_BT
         if first.decoder_inputs_BT is not None:
             arguments["decoder_input_ids"] = first.decoder_inputs_BT
-        torch.testing.assert_close(theirs(**arguments).logits, ours, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits_of(theirs(**arguments)), ours, atol=1e-4, rtol=0)
     loss = evaluate(model, batches, config, "val_bpb")["val_loss"]
     assert their_loss(theirs, batches) == pytest.approx(loss, abs=1e-4)
     ids = loaded(TEXT[:200], add_special_tokens=False)["input_ids"]
@@ -214,3 +221,41 @@ def test_a_card_says_what_a_reader_needs_and_nothing_breaks_out_of_it(tiny: Tiny
     assert "AutoModelForCausalLM.from_pretrained" in card
     assert "learning_rate: " in card
     assert "\n# of mine" not in card
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_token_has_our_logits_and_none_ends_a_text(kind: str, tiny: Tiny, text: Path, tmp_path: Path) -> None:
+    """Libraries give ids that are not said a meaning of their own: a row of zeros, or the end of what is generated."""
+    changes = KINDS[kind]
+    corpus = corpus_of(text, "bytes", str(changes.get("architecture", "decoder")))
+    config = tiny(**changes, vocab_size=corpus.tokenizer.vocab_size)
+    model = random_model(config)
+    write_folder(model, corpus.tokenizer, tmp_path, "# A card\n")
+    theirs = getattr(transformers, auto_class(config)).from_pretrained(tmp_path).eval()
+    ids = torch.arange(config.vocab_size).unsqueeze(1)  # Each token alone.
+    given: dict[str, Any] = {"decoder_input_ids": ids} if config.architecture == "encoder_decoder" else {}
+    batch = Batch(ids, ids, ids, decoder_inputs_BT=given.get("decoder_input_ids"))
+    if config.architecture == "encoder":
+        given["token_type_ids"] = torch.zeros_like(ids)
+        batch = dataclasses.replace(batch, segments_BT=given["token_type_ids"])
+    with torch.inference_mode():
+        torch.testing.assert_close(logits_of(theirs(input_ids=ids, **given)), model(batch).logits_BTV, atol=1e-4, rtol=0)
+    roles = {value for name, value in theirs.config.to_dict().items() if name.endswith("_token_id")}
+    assert roles <= {None, *corpus.tokenizer.specials.values()}
+    if config.architecture == "decoder":
+        torch.manual_seed(0)
+        made = theirs.generate(ids, max_new_tokens=8, do_sample=True, attention_mask=torch.ones_like(ids))
+        assert made.shape == (config.vocab_size, 9)
+
+        assert theirs.generation_config.eos_token_id is None
+
+
+def test_the_class_of_a_card_has_the_head_for_the_order_of_sentences(tiny: Tiny, text: Path, tmp_path: Path) -> None:
+    corpus = corpus_of(text, "bytes", "encoder")
+    config = tiny(**KINDS["bert-with-order"], vocab_size=corpus.tokenizer.vocab_size)
+    model = random_model(config)
+    write_folder(model, corpus.tokenizer, tmp_path, "# A card\n")
+    name = auto_class(config)
+    assert f"model = {name}.from_pretrained" in model_card(Subject(config, name, {}, "", "A model"))
+    theirs = getattr(transformers, name).from_pretrained(tmp_path)
+    assert torch.equal(theirs.cls.seq_relationship.weight, model.order_head.classifier.weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,14 +144,17 @@ def test_a_command_that_cannot_be_is_refused(
 # The leash: nothing of a program outlives its slot
 
 
-def leashed(tmp_path: Path, act: str) -> tuple[subprocess.Popen[str], int]:
-    """The program on a leash, and the end of the pipe that holds it."""
-    theirs, ours = os.pipe()
+def leashed(tmp_path: Path, act: str) -> tuple[subprocess.Popen[str], socket.socket]:
+    """The program on a leash, and the end of the socket that holds it."""
+    ours, theirs = socket.socketpair()
     words = [*PROGRAM.split(), "--lr", "1", "--folder", str(tmp_path), "--act", act, "--pause", "1000"]
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", leash.__file__, str(theirs), *words], stdout=subprocess.PIPE, text=True, pass_fds=[theirs]
+        [sys.executable, "-I", "-S", leash.__file__, str(theirs.fileno()), *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=[theirs.fileno()],
     )
-    os.close(theirs)
+    theirs.close()
     return process, ours
 
 
@@ -168,12 +172,12 @@ def test_a_program_and_its_children_do_not_outlive_their_slot(tmp_path: Path, ho
     wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2, process)
     program, child = map(int, pids.read_text().split())
     if how == "the slot is gone":
-        os.close(pipe)
+        pipe.close()
         wait_for(lambda: not alive(program) and not alive(child))
     else:
         process.kill()
         wait_for(lambda: not alive(program))
-        os.close(pipe)
+        pipe.close()
         os.kill(child, signal.SIGKILL)
     process.communicate(timeout=60)
 
@@ -183,12 +187,13 @@ def test_a_program_that_is_deaf_to_sigterm_is_killed(tmp_path: Path) -> None:
     assert process.stdout is not None
     while process.stdout.readline() != "deaf\n":
         pass
-    os.write(pipe, b"T")
+    pipe.send(b"T")
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
-    os.write(pipe, b"K")
-    assert process.wait(60) == leash.SIGNALLED + signal.SIGKILL
-    os.close(pipe)
+    pipe.send(b"K")
+    assert process.wait(60) == 0
+    assert int(pipe.recv(64)) == -signal.SIGKILL
+    pipe.close()
     process.stdout.close()
 
 

@@ -17,7 +17,7 @@ from wandb_files import wandb_runs
 
 import hpsearch
 from hpsearch.errors import BadInput
-from hpsearch.tracking import QUIET
+from hpsearch.tracking import QUIET, MLflow
 
 Tune = Callable[..., hpsearch.Study]
 ACTS = """\
@@ -228,6 +228,60 @@ def test_wandb_online_without_a_key_is_refused_and_asks_nothing(
     with pytest.raises(BadInput, match="WANDB_MODE=online needs a key: `wandb login`, or WANDB_API_KEY"):
         tune(own_trainers.curve, trackers=["wandb"], studies_dir=tmp_path / "studies")
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_name_or_a_value_that_mlflow_refuses_costs_no_tracker(
+    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    fixed = {f"p{number}": number for number in range(150)} | {"long": "x" * 7000}
+    space = {"name": "odd", "budget": {"steps": 8, "evaluations": 4}, "parameters": {"lr": {"low": 0.1, "high": 1.0}, **fixed}}
+    tune(own_trainers.odd_names, space, trials=2, slots=1, trackers=["mlflow"], view="lines")
+    runs = mlflow_runs(tmp_path, "odd", monkeypatch)
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    for run in runs:
+        assert [value for _, value in run.curve] == [0.5, 0.125]
+        metrics = run.data.metrics
+        assert {name: metrics[name] for name in ("acc_1", "acc_1_2", "eval/loss", "metrics.seconds")} == {
+            "acc_1": 0,
+            "acc_1_2": 1,
+            "eval/loss": 7,
+            "metrics.seconds": 105,
+        }
+        assert 0 < metrics["seconds"] < 105
+        odd = set(metrics) - {"value", "final_value", "seconds", "metrics.seconds"}
+        assert sorted(metrics[name] for name in odd) == list(range(len(own_trainers.ODD_NAMES)))
+        assert len(run.data.params) == 152
+        assert run.data.params["long"] == "x" * 6000
+    assert "--tracker" not in capfd.readouterr().err
+
+
+def test_what_mlflow_refuses_is_left_out_and_the_rest_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    told: list[str] = []
+    tracker = MLflow(tmp_path, told.append)
+    client = MlflowClient()
+    run = client.create_run(client.create_experiment("refused")).info.run_id
+    for _ in range(2):
+        tracker._leave_out(tracker._logged(run, "metrics", [Metric(name, 1.0, 0, 1) for name in ("a@b", "fine", "../c")]))
+    assert client.get_run(run).data.metrics == {"fine": 1.0}
+    assert told == [
+        f"--tracker mlflow: MLflow takes no '{name}', which is left out there; the study has it" for name in ("a@b", "../c")
+    ]
+
+
+def test_tensorboard_and_wandb_take_odd_names(tune: Tune) -> None:
+    study = tune(own_trainers.odd_names, trials=1, slots=1, trackers=["tensorboard", "wandb"])
+    events = read(study.folder / "tensorboard" / "trial-0000")
+    assert [each.value for each in events.Scalars("acc@1")] == [0, 0]
+    assert [each.value for each in events.Scalars("metrics.seconds")] == [105, 105]
+    (run,) = wandb_runs(study.folder / "wandb")
+    assert [point["acc@1"] for point in run.history] == [0, 0]
+    assert [point["_step"] for point in run.history] == [2, 8]
+    assert run.exit_code == 0
 
 
 def test_an_unknown_tracker_is_refused(tune: Tune) -> None:

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import csv
+import functools
+import io
 import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import own_trainers
 import pytest
 from invariants import assert_nothing_lost
 
 import hpsearch
-from hpsearch.errors import BadInput, NoTrialSucceeded
+from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow
+from hpsearch.report.tables import to_csv
 
 Tune = Callable[..., hpsearch.Study]
 
@@ -48,6 +54,21 @@ def test_results_come_as_objects_and_data_frames(tune: Tune) -> None:
     assert hpsearch.open_study("toy", studies_dir=study.studies_dir).trials == study.trials
     assert repr(study) == f"<Study 'toy': 3 complete; best: trial {best.number}, accuracy {best.value:.4g}>"
     assert f"<td>{best.number}</td><td>{best.value:.4g}</td>".replace("<td>0<", "<td>0 (baseline)<") in study._repr_html_()
+
+
+@pytest.mark.parametrize("trainer", ["curve", "when_due"])
+def test_steps_that_evaluations_do_not_divide_have_all_of_them_at_equal_parts(tune: Tune, trainer: str) -> None:
+    space = dict(own_trainers.SPACE, budget={"steps": 25, "evaluations": 10})
+    study = tune(getattr(own_trainers, trainer), space)
+    assert [step for step, _ in study.curve(0)] == [2, 5, 8, 10, 12, 15, 18, 20, 22, 25]
+    assert [point.rung for point in study.view.points if point.trial_number == 0] == list(range(1, 11))
+
+
+def test_an_interval_of_whole_steps_misses_no_evaluation(tune: Tune) -> None:
+    space = dict(own_trainers.SPACE, budget={"steps": 25, "evaluations": 10})
+    study = tune(own_trainers.every_interval, space)
+    # Every 2 steps, and at the end: each is the first after its tenth of the run.
+    assert [step for step, _ in study.curve(0)] == [2, 6, 8, 10, 12, 16, 18, 20, 22, 25]
 
 
 def test_the_same_call_goes_on_and_a_finished_study_trains_nothing(tune: Tune) -> None:
@@ -151,6 +172,56 @@ def test_the_best_is_confirmed_on_fresh_seeds(tune: Tune) -> None:
     first = verdict.of(0)
     assert first is not None
     assert first.values == {1: 0.125 + 0.001, 2: 0.125 + 0.002}
+
+
+@pytest.mark.parametrize(
+    ("train", "name"),
+    [
+        (functools.partial(own_trainers.scaled, 2.0), "scaled"),
+        (functools.partial(functools.partial(own_trainers.scaled), 2.0), "scaled"),
+        (own_trainers.Scaled(2.0), "Scaled"),
+        (own_trainers.Scaled(2.0).train, "train"),
+        (own_trainers.Scaled.twice, "twice"),
+    ],
+    ids=["partial", "partial of a partial", "object", "method", "class method"],
+)
+def test_whatever_can_be_called_is_tuned(tune: Tune, train: Any, name: str) -> None:
+    study = tune(train, {"learning_rate": {"low": 1.0, "high": 2.0, "prior": 1.0}}, steps=8, evaluations=4, trials=1, slots=1)
+    assert (study.name, study.trials[0].value) == (name, 0.25)
+
+
+def test_an_object_that_cannot_be_sent_is_refused_in_one_line(tune: Tune, tmp_path: Path) -> None:
+    train = own_trainers.Scaled(2.0)
+    train.by = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(BadInput, match=r"own_trainers:Scaled cannot be sent to a slot: .*pickle"):
+        tune(train)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_that_starts_no_thread_stops_a_study_for_now(tune: Tune, tmp_path: Path) -> None:
+    with pytest.raises(StoppedForNow, match="can't start new thread"):
+        tune(own_trainers.starts_a_thread, trials=1, slots=1)
+    (trial,) = hpsearch.open_study("toy", studies_dir=tmp_path).trials
+    assert trial.state == "paused"
+
+
+def test_columns_that_fall_together_have_names_of_their_own(tune: Tune) -> None:
+    space = {"seconds": {"low": 0.0, "high": 1.0, "prior": 0.5}, "loss": 3}
+    whole = {"name": "columns", "objective": ["loss", "seconds"], "budget": {"steps": 8, "evaluations": 4}, "parameters": space}
+    study = tune(own_trainers.names_like_columns, whole, trials=1, slots=1)
+    frame = study.frame()
+    ours = ["value", "config.seconds", "loss", "objective.seconds", "metrics.rung"]
+    assert frame.loc[0, ours].tolist() == [0.5, 0.5, 3, 105.0, 7.0]
+    assert frame.loc[0, "seconds"] == study.trials[0].seconds < 105
+    assert study.curves().loc[0, ["rung", "metrics.rung", "objective.seconds"]].tolist() == [4, 7.0, 105.0]
+    (row,) = csv.DictReader(io.StringIO(to_csv(study.view)))
+    assert {name: row[name] for name in ("value", "loss", "objective.seconds", "config.loss", "config.seconds")} == {
+        "value": "0.5",
+        "loss": "0.5",
+        "objective.seconds": "105.0",
+        "config.loss": "3",
+        "config.seconds": "0.5",
+    }
 
 
 SCRIPT = """

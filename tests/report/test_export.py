@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import itertools
 import json
+import math
 import shlex
+import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +25,9 @@ from hpsearch.config import HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import BadInput, SpaceError
 from hpsearch.report.export import best_config_yaml, config_yaml, parse_value, read_config, to_json
 from hpsearch.report.formats import WRITERS, to_command, to_toml
+from hpsearch.report.tables import to_csv
 from hpsearch.report.view import StudyView, status_dict
-from hpsearch.storage.records import ConfirmationRecord, TrialState
+from hpsearch.storage.records import BudgetRecord, ConfirmationRecord, TrialRecord, TrialState
 
 
 @pytest.fixture
@@ -128,13 +135,13 @@ def test_floats_and_texts_read_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, view: StudyView, rate: float, text: str, weights: dict[str, float]
 ) -> None:
     paths = [tmp_path_factory.getbasetemp() / f"exact.{form}" for form in ("yaml", "toml")]
-    trial = replace(view.trials[0], config=view.trials[0].config | {"learning_rate": rate, "save_dir": text})
+    trial = replace(view.trials[0], config=view.trials[0].config | {"learning_rate": rate, "save_dir": "kept/here"})
     study = replace(view.study, data={"text": weights, "tokenizer": "bpe", "validation": text})
     for path, writer in zip(paths, (best_config_yaml, to_toml), strict=True):
         path.write_text(writer(StudyView(study, view.trials), trial), encoding="utf-8")
         read = read_config(path)
         assert read.config.learning_rate == rate
-        assert read.config.save_dir == text
+        assert read.config.save_dir == "kept/here"
         assert read.data.text == weights
         assert read.data.validation == text
     again = paths[0].with_name("again.yaml")
@@ -145,7 +152,7 @@ def test_floats_and_texts_read_back_exactly(
 @given(text=st.text(TEXT))
 @example(text="语" * 300)
 def test_the_command_line_gives_every_value_as_it_was(view: StudyView, text: str) -> None:
-    trial = replace(view.trials[0], config=view.trials[0].config | {"save_dir": text or "x", "learning_rate": 1e-5})
+    trial = replace(view.trials[0], config=view.trials[0].config | {"save_dir": "kept/here", "learning_rate": 1e-5})
     study = replace(view.study, data={"text": {"a b.txt": 0.25, text: 1.0}, "tokenizer": "bpe", "validation": 0.1})
     told = to_command(StudyView(study, view.trials), trial)
     words = shlex.split(told[told.index("\nhpsearch train") :])
@@ -263,3 +270,99 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_the_json_holds_no_nan(view: StudyView) -> None:
     trial = replace(view.trials[0], values=(float("nan"),))
     assert json.loads(to_json(view, trial))["study"]["value"] is None
+
+
+def own(view: StudyView, config: dict[str, Any], reason: str = "") -> tuple[StudyView, TrialRecord]:
+    """A trial of a trainer of one's own that was given `config`."""
+    study = replace(view.study, data={"command": "python train.py"}, budget=BudgetRecord("steps", 10, 5))
+    return replace(view, study=study), replace(view.trials[0], config=config, params=config, reason=reason)
+
+
+NASTY = [
+    "$(touch pwned)",
+    "`touch pwned`; touch pwned",
+    "a'b\"c\\",
+    "two\nlines # no comment",
+    "\x1b]0;title\x07",
+    "",
+    "~/x",
+    "=1+1",
+    "-n",
+    "é 世界 \u2028",
+]
+
+
+@pytest.mark.parametrize("form", ["env", "cli"])
+def test_a_shell_reads_any_text_and_runs_nothing_of_it(view: StudyView, form: str, tmp_path: Path) -> None:
+    config = {f"x{index}": text for index, text in enumerate(NASTY)}
+    seen, trial = own(view, config, reason="\ntouch pwned\r\ntouch pwned\x85touch pwned")
+    if form == "cli":
+        command = "cat " + " ".join(f"{{x{index}}}" for index in range(len(NASTY)))
+        seen = replace(seen, study=replace(seen.study, data={"command": command}))
+    file = tmp_path / "export"
+    file.write_text(WRITERS[form](seen, trial), encoding="utf-8")
+    names = [f"HPSEARCH_X{index}" for index in range(len(NASTY))]
+    show = f"import json, os; print(json.dumps([os.environ.get(name) for name in {names}]))"
+    cat = "cat() { " + shlex.join([sys.executable, "-c", "import json, sys; print(json.dumps(sys.argv[1:]))"]) + ' "$@"; }\n'
+    then = f"set -a; . ./export; {shlex.join([sys.executable, '-c', show])}" if form == "env" else f"{cat} . ./export"
+    done = subprocess.run(["sh", "-c", then], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == NASTY
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+@pytest.mark.parametrize("names", [("opt.lr", "opt_lr"), ("lr", "LR"), ("é", "è"), ("data_command", "x")])
+def test_two_names_that_would_be_one_variable_are_refused(view: StudyView, names: tuple[str, str]) -> None:
+    seen, trial = own(view, {names[0]: 1, names[1]: 2})
+    with pytest.raises(BadInput, match=r"would both be HPSEARCH_\w+; use --format yaml"):
+        WRITERS["env"](seen, trial)
+    assert YAML(typ="safe").load(WRITERS["yaml"](seen, trial))["hyperparameters"] == {names[0]: 1, names[1]: 2}
+
+
+VALUES: dict[str, Any] = {
+    "none": None,
+    "inf": math.inf,
+    "list": [1, "a", [True]],
+    "map": {"a b": 1.5},
+    "text": 'q"\\\x00\x7f\x9b\u202e\n世',
+    "a b.c": "null",
+    "big": 10**30,
+    "surrogate": "caf\udce9",
+}
+
+
+def test_yaml_gives_back_every_value_of_a_trainer_of_ones_own(view: StudyView) -> None:
+    text = WRITERS["yaml"](*own(view, VALUES))
+    assert YAML(typ="safe", pure=True).load(text)["hyperparameters"] == VALUES
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_json_gives_back_every_value_or_refuses_it(view: StudyView) -> None:
+    with pytest.raises(BadInput, match="infinite or NaN"):
+        WRITERS["json"](*own(view, VALUES))
+    finite = VALUES | {"inf": 1.0}
+    text = WRITERS["json"](*own(view, finite))
+    assert json.loads(text)["hyperparameters"] == finite
+    text.encode()
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_toml_gives_back_what_it_can_hold_and_names_what_it_leaves_out(view: StudyView) -> None:
+    text = WRITERS["toml"](*own(view, VALUES))
+    assert tomllib.loads(text)["hyperparameters"] == {k: v for k, v in VALUES.items() if k != "none"} | {
+        "surrogate": "caf\\xe9"
+    }
+    assert "# Null, and so left out: none\n" in text
+    with pytest.raises(BadInput, match="null inside a list"):
+        WRITERS["toml"](*own(view, {"x": [None]}))
+
+
+def test_a_variable_cannot_hold_a_nul(view: StudyView) -> None:
+    with pytest.raises(BadInput, match="holds a NUL"):
+        WRITERS["env"](*own(view, {"x": "a\0b"}))
+
+
+def test_a_spreadsheet_computes_nothing_of_a_table(view: StudyView) -> None:
+    seen, trial = own(view, {"x": "=HYPERLINK(1)", "y": -1.5, "z": "+1", "w": "plain"}, reason="@SUM(A1)")
+    (row,) = csv.DictReader(io.StringIO(to_csv(replace(seen, trials=[trial]))))
+    assert (row["x"], row["y"], row["z"], row["w"]) == ("'=HYPERLINK(1)", "-1.5", "'+1", "plain")
+    assert row["reason"] == "'@SUM(A1)"

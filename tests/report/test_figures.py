@@ -10,13 +10,15 @@ import optuna
 import pytest
 
 from hpsearch.report import figures
+from hpsearch.report.drawing import TICKS, Choices
 from hpsearch.report.effects import marginal_effects, rate_against_size
 from hpsearch.report.effort import quality, timeline
 from hpsearch.report.failures import failures
 from hpsearch.report.gallery import NAMES, gallery
-from hpsearch.report.importance import importance_of, importances
+from hpsearch.report.importance import importance_of, importances, study_of
 from hpsearch.report.parallel import parallel_coordinates
 from hpsearch.report.view import Scale, StudyView
+from hpsearch.space.load import parse_space
 from hpsearch.storage.records import AttemptRecord, TrialState
 
 MakeView = Callable[..., StudyView]
@@ -215,3 +217,38 @@ def test_texts_of_users_are_not_read_as_html(view: StudyView) -> None:
     text = "".join(figures.history(StudyView(view.study, trials, view.points)).data[0].text)
     assert "<a" not in text
     assert "&lt;a" in text
+
+
+@pytest.mark.parametrize("choices", [100, 4000])
+def test_names_of_many_choices_are_thinned(view: StudyView, choices: int, searched: dict[str, Scale]) -> None:
+    """The marks of a figure, and so the time that it takes, do not grow with the choices that nobody has tried."""
+    shards = tuple(f"p{index}" for index in range(choices))
+    trials = [replace(each, params=each.params | {"shard": shards[-1 - each.number]}) for each in view.trials]
+    many = StudyView(view.study, trials, view.points)
+    scale = Scale(choices=shards)
+    panel = figures.slice_panel(many, "shard", scale)
+    ticks = panel.layout.xaxis.ticktext
+    assert (ticks[0], ticks[-1]) == ("p0", shards[-1])
+    assert len(ticks) <= TICKS
+    assert panel.layout.xaxis.tickvals[-1] == choices - 1
+    effect = marginal_effects(many, searched | {"shard": scale})["shard"]
+    assert len(effect.places) <= TICKS
+    assert set(effect.places) <= set(shards)
+    drawn = parallel_coordinates(many, {"shard": scale}, [])
+    assert len(drawn.layout.annotations) < 2 * TICKS
+    assert max(np.nanmax(trace.y) for trace in drawn.data) <= 1.02
+
+
+def test_choices_that_look_alike_have_places_of_their_own() -> None:
+    choices = Choices(Scale(choices=(True, 1, "1", [1], None)), [2.5, 1.0, [1], "x"])
+    assert choices.all == [True, 1, "1", [1], None, 2.5, "x"]
+    assert [choices.place(each) for each in (True, 1, 1.0, "1", [1], None, 2.5, "x")] == [0, 1, 1, 2, 3, 4, 5, 6]
+
+
+def test_importances_from_our_own_records_are_those_from_optunas(view: StudyView, make_optuna: MakeOptuna) -> None:
+    text = "name: lm\nbudget: {max_iters: 10}\nparameters:\n  learning_rate: {low: 1e-5, high: 1e-2, log: true}\n"
+    space = parse_space(f"{text}  d_model: {{choices: [64, 128, 256, 384]}}\n  num_layers: {{low: 2, high: 8}}\n", "lm.yaml")
+    names = ["learning_rate", "d_model", "num_layers"]
+    ours = importance_of(study_of(view, space), names)
+    assert ours == importance_of(make_optuna(view), names)
+    assert ours.keys() == set(names)

@@ -86,7 +86,12 @@ def test_every_setting_is_passed_on_or_named(program: str, asked: TrialConfig) -
         return
     told = as_json(translate(program, asked, "cpu"))
     dropped = set()
-    other = {"int": lambda v: v * 2 or 2, "float": lambda v: v / 2 if v else 0.25, "bool": lambda v: not v}
+    other = {
+        "int": lambda v: v * 2 or 2,
+        "number": lambda v: v * 2,
+        "float": lambda v: v / 2 if v else 0.25,
+        "bool": lambda v: not v,
+    }
     for name, value in asked.concrete().items():
         info = HYPERPARAMETERS[name]
         if value is None or info.kind not in other or name == "num_epochs":
@@ -104,6 +109,21 @@ def test_what_is_built_in_over_there_is_not_called_missing(program: str) -> None
     allowed = {"seed", "initializer_range", "max_save_num", "eval_iters", "temperature"}
     assert named <= allowed
     assert not named & NEUTRAL.keys()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_of_whole_steps_gets_whole_intervals_and_it_is_said(program: str) -> None:
+    asked = config(max_iters=46, eval_interval=4.6)
+    told = translate(program, asked, "cpu")
+    flat = {**told.settings, **{k: v for each in told.settings.values() if isinstance(each, dict) for k, v in each.items()}}
+    names = {
+        "nanogpt": ["eval_interval"],
+        "litgpt": ["interval", "save_interval"],
+        "transformers": ["eval_steps", "save_steps"],
+    }
+    assert [repr(flat[name]) for name in names[program]] == ["5"] * len(names[program])
+    assert any(sentence.startswith("eval_interval 4.6: ") for sentence in told.differs)
+    assert not any("eval_interval" in sentence for sentence in translate(program, config(eval_interval=5), "cpu").differs)
 
 
 def test_nanogpt_gets_a_python_file_of_names_that_it_knows() -> None:
@@ -140,6 +160,7 @@ def test_litgpt_gets_yaml_of_names_that_it_knows() -> None:
     assert found.keys() <= set(LITGPT[""].split())
     for section in ("model_config", "train", "eval"):
         assert found[section].keys() <= set(LITGPT[section].split())
+    assert found["model_name"], "its pretrain does not start without"
     model, train = found["model_config"], found["train"]
     assert (model["mlp_class_name"], model["norm_class_name"], model["bias"], model["n_query_groups"]) == (
         "LLaMAMLP",
@@ -211,6 +232,16 @@ def test_the_model_of_transformers_has_our_number_of_parameters(changes: dict[st
     assert type(made).__name__ == kind
     auto = transformers.AutoModelForMaskedLM if kind == "BertConfig" else transformers.AutoModelForCausalLM
     assert sum(p.numel() for p in auto.from_config(made).parameters()) == count(asked).num_parameters
+
+
+@pytest.mark.parametrize("changes", [{}, LLAMA, {"architecture": "encoder"}, {"architecture": "encoder_decoder"}])
+def test_no_real_token_has_a_special_part_in_the_model_of_transformers(changes: dict[str, Any]) -> None:
+    told = translate("transformers", config(**changes), "cpu")
+    made = python(as_text(told, []))["model_config"]
+    ids = {name: value for name, value in made.to_dict().items() if name.endswith("_token_id")}
+    assert {"pad_token_id", "bos_token_id", "eos_token_id"} <= ids.keys()
+    assert set(ids.values()) == {None}
+    assert any("pad_token_id" in sentence for sentence in told.differs) == ("architecture" in changes)
 
 
 def test_a_model_that_transformers_lacks_is_said_and_the_arguments_stay() -> None:

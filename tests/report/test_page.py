@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 import pytest
@@ -63,6 +63,9 @@ class Page(HTMLParser):
     def script(self, name: str) -> str:
         return next(text for attributes, text in self.scripts if attributes.get("id") == name)
 
+    def packed(self, name: str) -> Any:
+        return json.loads(gzip.decompress(base64.b64decode(self.script(name))))
+
     @property
     def policy(self) -> str:
         return next(
@@ -82,7 +85,7 @@ def page(text: str) -> Page:
 
 def test_the_page_loads_nothing_from_anywhere(page: Page, text: str) -> None:
     assert not [found for found in page.attributes if found[1] in ("src", "href", "srcset", "action", "data")]
-    outside = text.replace(page.script("library"), "")
+    outside = text.replace(page.script("library"), "") + json.dumps(page.packed("figures"))
     assert not re.findall(r"@import|url\(|https?://", outside)
     assert page.policy.startswith("default-src 'none'; script-src 'sha256-")
     for word in ("unsafe-eval", "http", "*"):
@@ -100,7 +103,7 @@ def test_the_policy_admits_exactly_the_two_scripts_of_the_page(page: Page) -> No
 
 
 def test_the_page_holds_every_figure_that_it_shows(page: Page, view: StudyView) -> None:
-    figures = json.loads(page.script("figures"))
+    figures = page.packed("figures")["figures"]
     shown = [value for _, name, value in page.attributes if name == "data-figure"]
     assert sorted(shown) == sorted(figures)
     assert {"history", "quality", "curves", "curves-flops", "importances", "rate-size", "parallel", "timeline"} <= set(shown)
@@ -181,6 +184,20 @@ def large(thousand: StudyView, searched: dict[str, Scale], tmp_path_factory: pyt
 def test_a_thousand_trials_of_a_hundred_points_stay_under_five_megabytes(large: Path) -> None:
     assert large.stat().st_size < 5_000_000
     assert [path.name for path in large.parent.iterdir()] == ["report.html"]
+
+
+def test_what_is_said_of_a_trial_is_in_the_page_once(large: Path, thousand: StudyView) -> None:
+    kept = Page(large.read_text("utf-8")).packed("figures")
+    assert len(kept["words"]) == len(set(kept["words"])) <= 3 * len(thousand.trials)
+    (text, *_) = (trace["text"] for trace in kept["figures"]["history"]["data"] if "text" in trace)
+    assert kept["words"][text[0]].startswith("<b>trial ")
+
+
+def test_a_reason_of_a_page_of_many_is_cut(view: StudyView, searched: dict[str, Scale]) -> None:
+    long = [replace(trial, reason="x" * 4000) for trial in view.trials]
+    text = render_report(StudyView(view.study, long, view.points), None, searched)
+    assert "x" * 250 in text
+    assert "x" * 301 not in text
 
 
 def test_a_failed_write_leaves_the_report_of_before(view: StudyView, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,10 @@ import pytest
 from invariants import count
 from sqlalchemy import Connection, Engine, event
 from toy_spaces import SPACE
-from toys import Toys
+from toys import Heard, Toys
 from waiting import wait_for
 
-from hpsearch.errors import BadInput, StudyGone, StudyOwned
+from hpsearch.errors import BadInput, StoppedForNow, StudyGone, StudyOwned
 from hpsearch.search.coordinator import Coordinator
 from hpsearch.search.lease import lease_kept
 from hpsearch.search.ledger import Ledger
@@ -28,6 +29,7 @@ from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import Owner, TrialRecord, TrialState
 from hpsearch.storage.saving import Record
 
+A_CHECKPOINT = "SELECT 1 FROM hps_checkpoints"
 SOME_EVALUATIONS = "SELECT 1 FROM hps_points LIMIT 1 OFFSET 5"
 
 
@@ -429,22 +431,67 @@ def test_a_lease_lasts_through_slow_work(toys: Toys, monkeypatch: pytest.MonkeyP
     study.store.release(study.record.id, owner)
 
 
-def test_a_log_and_checkpoints_elsewhere_are_kept_apart_once(toys: Toys) -> None:
-    text = SPACE + "  save_dir: /elsewhere\n  log_file: /logs/words.jsonl\n"
-    request = toys.request(2, text)
-    owner = this_process()
-    study = open_study(request, check(request), owner)
-    config = study.prepare(study.space.prior(), 7).config
-    assert config["save_dir"] == "/elsewhere"  # Training adds the study and the trial itself.
-    assert config["log_file"] == f"/logs/{study.record.folder}-0007-words.jsonl"
-    study.store.release(study.record.id, owner)
+def test_checkpoints_that_a_command_puts_elsewhere_are_kept_apart_and_go_with_a_trial_that_is_pruned(toys: Toys) -> None:
+    study, _ = toys.run(3, trainer="saves_and_diverges", sampler="random", checkpoints_dir=toys.folder / "scratch")
+    require_consistent(study, 3)
+    assert states(study)["pruned"] == 3
+    left = sorted(str(path.relative_to(toys.folder / "scratch")) for path in (toys.folder / "scratch").rglob("*.*"))
+    assert left == [f"{study.record.folder}/trials/{number:04d}/step-99999999.pt" for number in range(3)]
 
 
-def test_checkpoints_elsewhere_go_with_a_trial_that_is_pruned(toys: Toys) -> None:
-    study, _ = toys.run(6, trainer="saves_elsewhere_and_diverges", sampler="random")
-    require_consistent(study, 6)
-    assert states(study)["pruned"] == 6
-    assert sorted(path.name for path in (toys.folder / "elsewhere").iterdir()) == ["mine"]
+def test_what_a_row_says_of_a_checkpoint_elsewhere_removes_nothing(toys: Toys) -> None:
+    study, _ = toys.run(3, trainer="saves_elsewhere_and_diverges", sampler="random")
+    assert states(study)["pruned"] == 3
+    assert sorted(path.name for path in (toys.folder / "elsewhere").iterdir()) == ["best.safetensors", "step-00000001.pt"]
+
+
+def test_checkpoints_that_are_gone_are_told_and_the_attempt_says_where_it_begins(toys: Toys) -> None:
+    study, _ = toys.run(1, trainer="slow_curve", slots=1, meanwhile=toys.stop_when(A_CHECKPOINT))
+    (study.trial_folder(0) / "step").unlink()
+    watcher = Heard()
+    toys.run(1, slots=1, watcher=watcher)
+    assert watcher.started_from == [0]
+    assert any(re.fullmatch("trial 0: the checkpoint of step [0-9]+ is gone; it begins anew", note) for note in watcher.notes)
+    assert [attempt.from_iteration for attempt in study.store.attempts(study.record.id, 0)] == [0, 0]
+
+
+def test_a_checkpoint_that_only_the_slot_finds_damaged_is_told_and_stored_too(toys: Toys) -> None:
+    study, _ = toys.run(1, trainer="slow_curve", slots=1, meanwhile=toys.stop_when(A_CHECKPOINT))
+    watcher = Heard()
+    toys.run(1, trainer="begins_anew", slots=1, watcher=watcher)
+    (expected,) = watcher.started_from
+    assert expected > 0
+    assert f"trial 0: it begins anew, and not from step {expected}" in watcher.notes
+    assert [attempt.from_iteration for attempt in study.store.attempts(study.record.id, 0)] == [0, 0]
+
+
+@pytest.mark.parametrize("trainer", ["loses_its_folder", "loses_the_study"])
+def test_a_folder_that_is_taken_away_pauses_the_study_and_fails_no_trial(toys: Toys, trainer: str) -> None:
+    held: list[Coordinator] = []
+    study, ended = toys.run(2, trainer=trainer, slots=1, meanwhile=held.append)
+    assert (ended, states(study)["failed"]) == ("", 0)
+    assert "run the same command again" in held[0].stopped_for_now
+    study.folder.mkdir(exist_ok=True)
+    toys.run(2, slots=1)
+    require_consistent(study, 2)
+
+
+def test_a_study_whose_folder_is_gone_between_two_trials_stops_for_now(toys: Toys) -> None:
+    def replace(coordinator: Coordinator) -> None:
+        folder = toys.folder / "0001-toy"
+        shutil.rmtree(folder)
+        folder.write_text("a file")
+
+    with pytest.raises(StoppedForNow, match="the study's folder is gone; bring it back"):
+        toys.run(2, meanwhile=replace)
+
+
+@pytest.mark.parametrize("written", ["../../mine", "/mine", "0002-other", "..", "0001-toy/../../mine", ""])
+def test_a_row_decides_no_folder(toys: Toys, written: str) -> None:
+    study, _ = toys.run(1)
+    with study.storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE hps_studies SET folder = ?", (written,))
+    assert study.store.study("toy").folder == "0001-toy"
 
 
 def test_a_study_begins_with_what_the_scaling_laws_say(toys: Toys) -> None:

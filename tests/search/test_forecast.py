@@ -18,7 +18,7 @@ from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import SpaceError
 from hpsearch.execution.local import LocalExecutor
-from hpsearch.model.counting import count
+from hpsearch.model.counting import count, update_flops
 from hpsearch.search.auto import LATER_WIDE, START_UP, modelled_share
 from hpsearch.search.drift import likely_loss
 from hpsearch.search.forecast import (
@@ -36,6 +36,7 @@ from hpsearch.search.forecast import (
     _makespan,
     choose_shapes,
     compared,
+    dear_evaluations,
     draw_configs,
     effort_for,
     forecast,
@@ -178,6 +179,28 @@ def test_a_search_that_learns_is_forecast_where_it_goes(priced: Priced) -> None:
     assert learning.seconds < learning.slowest_seconds == pytest.approx(random.slowest_seconds, rel=0.05)
     few = priced.forecast(trials=5, drifting=True)
     assert few.trial.flops == priced.forecast(trials=5).trial.flops, "the first trials have nothing to learn from"
+
+
+def test_what_evaluations_cost_beside_the_budget_is_told(priced: Priced) -> None:
+    found = priced.forecast()
+    held_out = sum(len(text.encode()) for text in priced.corpus.held_out(2))  # A byte is a token.
+    cost = 5 * held_out * count(priced.baseline).forward_flops_per_token
+    assert found.baseline_evaluations == pytest.approx(cost / (1e6 * count(priced.baseline).flops_per_token), rel=0.01)
+    assert found.trial.evaluation_flops == pytest.approx(
+        priced.mean(lambda config: 5 * held_out * count(config).forward_flops_per_token), rel=0.02
+    )
+    assert note(found)["evaluation_flops"] == found.trial.evaluation_flops
+    assert dear_evaluations(note(found)) == ""
+    dear = dear_evaluations(note(replace(found, baseline_evaluations=1.25)))
+    assert "evaluations cost 1.2 times what its training does" in dear
+    assert "eval_iters" in dear
+    assert dear_evaluations({}) == "", "a forecast of an earlier version says nothing of it"
+
+
+def test_the_speed_counts_what_the_optimizer_multiplies(priced: Priced) -> None:
+    muon = priced.baseline.model_copy(update={"optimizer": "muon"})
+    speeds = [Measured(config, step_s=0.5).flops_per_s for config in (priced.baseline, muon)]
+    assert 0.5 * (speeds[1] - speeds[0]) == update_flops(muon) > 0
 
 
 def test_every_rung_is_the_same_part_of_a_trial(priced: Priced) -> None:

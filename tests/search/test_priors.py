@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpsearch.config import TrialConfig
-from hpsearch.model.counting import count
+from hpsearch.model.counting import count, step_flops
 from hpsearch.search import priors
 from hpsearch.search.budget import plan
 from hpsearch.search.priors import Laws, Text
@@ -111,11 +111,16 @@ def test_a_law_goes_by_the_trials_own_size_and_the_tokens_that_its_budget_pays_f
         settings = space.settings({"d_model": width, "batch_size": 8, "learning_rate": 2e-3, "optimizer": "adamw"})
         counts = count(TrialConfig.build({"max_iters": 1} | settings | {"vocab_size": 256}))
         tokens, size = 1e12 / counts.flops_per_token, counts.non_embedding_parameters
-        steps = plan(budget(), settings, flops_per_token=counts.flops_per_token, windows_per_pass=1)["max_iters"]
+        steps = plan(budget(), settings, step_flops=counts.flops_per_token * 8 * 64, windows_per_pass=1)["max_iters"]
         assert value(law, space, "learning_rate", settings) == priors.learning_rate(size, tokens)
         assert value(law, space, "batch_size", settings) == priors.batch_tokens(tokens) / 64
         assert value(law, space, "weight_decay", settings) == priors.weight_decay(size, tokens, 8 * 64, 2e-3)
         assert value(law, space, "warmup_steps", settings) == pytest.approx(max(1, 0.02 * steps), rel=0.01)
+        muon = settings | {"optimizer": "muon"}
+        config = TrialConfig.build({"max_iters": 1} | muon | {"vocab_size": 256})
+        less = 1e12 / step_flops(config) * 8 * 64
+        assert less < 0.99 * tokens, "what Muon multiplies buys no tokens"
+        assert value(law, space, "learning_rate", muon) == pytest.approx(priors.learning_rate(size, less))
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,10 @@ def test_branches_are_measured_at_the_trials_own_rungs_where_it_is_decided(toys:
     scheduler = make_scheduler("halving", 10)
     judge = Judge(study, Ledger(study, this_process()), scheduler)
     config = trials(study)[0].config
-    assert judge.branch_rungs(config) == (3, 5), "of 8 own rungs the fifth is the study's sixth"
+    assert judge.branch_rungs(config) == (3, 6)
+    assert judge.branch_rungs(config | {"max_iters": 7, "eval_interval": 1}) == (3, 5), (
+        "of 7 the fifth is beyond the sixth of 10"
+    )
     text = text.replace("lr_schedule: wsd", "lr_schedule: {choices: [wsd, cosine]}").replace("name: toy", "name: both")
     both, _ = toys.run(1, slots=1, text=text, name="both", scheduler="halving", sampler="random")
     assert Judge(both, Ledger(both, this_process()), scheduler).branch_rungs(config) == ()
@@ -267,17 +270,26 @@ def in_a_row(better: list[bool]) -> list[int]:
     return [length for found, group in itertools.groupby(better) if not found and (length := len(list(group))) >= 4]
 
 
-def test_a_run_too_short_for_equal_rungs_is_whole_at_its_end(toys: Toys) -> None:
+def test_a_run_of_few_steps_has_all_its_rungs_at_equal_parts(toys: Toys) -> None:
     text = SPACE.replace("max_iters: 4, evaluations: 4", "max_iters: 25, evaluations: 10")
+    study, _ = toys.run(2, slots=1, text=text, sampler="random")
+    assert {trial.rung for trial in trials(study)} == {10}
+    points = [point for point in study.store.points(study.record.id) if point.trial_number == 1]
+    assert [(point.rung, point.iteration) for point in points] == [(k, round(2.5 * k)) for k in range(1, 11)]
+
+
+def test_a_run_of_fewer_steps_than_rungs_is_whole_at_its_end(toys: Toys) -> None:
+    text = SPACE.replace("max_iters: 4, evaluations: 4", "evaluations: 10") + "  max_iters: {choices: [7, 25], prior: 7}\n"
     study, _ = toys.run(16, slots=1, text=text.replace("1e-2, log", "1, log"), scheduler="halving", sampler="random")
     complete = [trial for trial in trials(study) if trial.state is TrialState.COMPLETE]
-    assert {trial.rung for trial in complete} == {8}
+    assert {(trial.config["max_iters"], trial.rung) for trial in complete} == {(7, 7), (25, 10)}
     scheduler = make_scheduler("halving", 10)
     assert scheduler is not None
     judge = Judge(study, Ledger(study, this_process()), scheduler)
-    assert [judge.rung(complete[0].config, rung) for rung in range(1, 9)] == [1, 2, 3, 4, 6, 7, 8, 10]
+    short = next(trial.config for trial in complete if trial.config["max_iters"] == 7)
+    assert [judge.rung(short, rung) for rung in range(1, 8)] == [1, 2, 4, 5, 7, 8, 10]
     decided = study.store.decisions(study.record.id)
-    assert {decision.rung for decision in decided if decision.decided_by == "halving"} == {3, 6}
+    assert {decision.rung for decision in decided if decision.decided_by == "halving"} >= {3, 6}
     assert len(complete) >= 3
     judge.restore(study.store.points(study.record.id), decided, trials(study), [])
     verdicts = [scheduler.observe(99, rung, 50 + 1 / rung) for rung in range(1, 7)]

@@ -29,7 +29,7 @@ from hpsearch.storage.engine import optuna_storage
 
 @contextmanager
 def served(url: str, folder: Path) -> Iterator[str]:
-    server, address = open_server(url, "127.0.0.1", 0, "", files=artifact_files(folder))
+    server, address = open_server(url, "127.0.0.1", 0, None, files=artifact_files(folder))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -83,7 +83,7 @@ def test_notes_figures_and_files_are_shown_and_written_once(toys: Toys) -> None:
         with urlopen(f"{address}/artifacts/1/{files['report.html']}") as answer:
             assert answer.read() == b"<script>alert(1)</script>"
             assert answer.headers["Content-Disposition"] == "attachment", "saved, and never run on the dashboard's origin"
-            assert answer.headers["Content-Security-Policy"] == "sandbox"
+            assert answer.headers["Content-Security-Policy"] == "sandbox; frame-ancestors 'none'"
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert answer.headers["Access-Control-Allow-Origin"] is None
         (study.folder / "best.yaml").write_text("hpsearch: 2\n")

@@ -292,6 +292,20 @@ SECTIONS = [
         "leave",
     ),
     (
+        "",
+        [LR, "architecture: {choices: [decoder, encoder_decoder]}"],
+        "3:3",
+        "architecture cannot be searched under val_bpb: it is of each byte given the text before it for decoder, of the",
+        "do not compare; fix architecture",
+    ),
+    (
+        "objective: [num_parameters, val_loss]\n",
+        ["architecture: {choices: [encoder, encoder_decoder]}"],
+        "3:3",
+        "architecture cannot be searched under val_loss: it is of masked tokens given those around them for encoder, of",
+        "search it under another objective",
+    ),
+    (
         "objective: val_loss\ndata: {tokenizer: bpe}\n",
         ["vocab_size: {low: 300, high: 500}"],
         "1:12",

@@ -283,6 +283,15 @@ def test_whole_numbers_may_be_written_as_floats() -> None:
     assert fixed(parse_space(entries("d_model: 2e2", "num_heads: 8.0", LR)))["d_model"] == 200
 
 
+def test_intervals_are_written_as_they_were_given() -> None:
+    text = entries(LR, "max_iters: 46")
+    space = parse_space(text + "  eval_interval: 4.6\n  save_interval: 23\n")
+    assert "  eval_interval: 4.6\n  save_interval: 23\n" in space.to_yaml()
+    assert parse_space(space.to_yaml()).digest == space.digest
+    assert parse_space(text + "  eval_interval: 4.60\n  save_interval: 23.0\n").digest == space.digest
+    assert parse_space(text + "  save_interval: max_iters / 4\n").settings({}, {"max_iters": 46})["save_interval"] == 11.5
+
+
 @pytest.mark.parametrize(
     ("text", "budget"),
     [
@@ -298,6 +307,7 @@ def test_whole_numbers_may_be_written_as_floats() -> None:
         # An evaluation at 490 and another at 500 would be one too many: the rule leaves the first out.
         (entries(LR, "max_iters: 500", "eval_interval: 70"), BudgetSpec("max_iters", 500.0, 7)),
         (entries(LR, "max_iters: 500", "eval_interval: 60"), BudgetSpec("max_iters", 500.0, 8)),
+        (entries(LR, "max_iters: 46", "eval_interval: 4.6"), BudgetSpec("max_iters", 46.0, 10)),
     ],
 )
 def test_the_budget(text: str, budget: BudgetSpec) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import resource
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +13,9 @@ from urllib.parse import quote
 import optuna
 import pytest
 from sqlalchemy import event, make_url, text
+from sqlalchemy.exc import OperationalError
 
-from hpsearch.errors import BadInput, StorageUnreachable
+from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable, StudyGone
 from hpsearch.storage import engine
 from hpsearch.storage.engine import make_engine, masked, optuna_url, parse_url
 from hpsearch.storage.records import StudyRecord
@@ -78,6 +81,94 @@ def test_a_missing_driver_names_the_extra_to_install(scheme: str, module: str, m
     with pytest.raises(BadInput, match=rf"driver {module} is missing; run: pip install 'hpsearch\[{scheme}\]'") as caught:
         make_engine(f"{scheme}://me:secret@h/db")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [("postgresql+psycopg2", "psycopg2", "psycopg2-binary"), ("mysql+mysqldb", "MySQLdb", "mysqlclient")],
+)
+def test_a_driver_that_no_extra_brings_names_its_package(
+    scheme: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    driver = scheme.partition("+")[2]
+    with pytest.raises(BadInput, match=rf"run: pip install {package}, or leave '\+{driver}' out of the URL"):
+        make_engine(f"{scheme}://me:secret@h/db")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "known"),
+    [
+        ("postgresql+asyncpg", "psycopg or psycopg2"),
+        ("postgresql+pg8000", "psycopg or psycopg2"),
+        ("mysql+mysqlconnector", "pymysql or mysqldb"),
+        ("mariadb+mariadbconnector", "pymysql or mysqldb"),
+        ("sqlite+aiosqlite", "pysqlite"),
+        ("oracle+oracledb", "postgresql://"),
+        ("mssql+pyodbc", "postgresql://"),
+    ],
+)
+def test_an_unsupported_driver_is_refused_with_those_that_are(scheme: str, known: str) -> None:
+    with pytest.raises(BadInput, match=known):
+        make_engine(f"{scheme}://me:secret@h/db")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://h/db?connect_timeout=abc", "connect_timeout=abc: give a whole number"),
+        ("postgresql://h/db?connect_timeout=-1", "give a whole number"),
+        ("postgresql://h/db?prepare_threshold=often", "prepare_threshold=often: give a whole number"),
+        ("postgresql+psycopg2://h/db?prepare_threshold=0", "psycopg2 has no such option"),
+        ("postgresql://h/db?sslmode=requires", "sslmode=requires: give disable, allow, prefer"),
+        ("postgresql://h/db?sslmode=require&sslmode=require", "sslmode is given 2 times"),
+        ("postgresql://h/db?sslrootcert=/no/such", "there is no such file"),
+        ("postgresql://h/db?client_encoding=latin1", "client_encoding=latin1: give utf8"),
+        ("postgresql://h/db?conect_timeout=5", "no such option; did you mean 'connect_timeout'?"),
+        ("postgresql://h/db?row_factory=dict_row", "no such option"),
+        ("postgresql://h/db?autocommit=true", "no such option"),
+        ("mysql://h/db?connect_timeout=1.5", "give a whole number"),
+        ("mysql://h/db?charset=latin1", "charset=latin1: give utf8mb4"),
+        ("mysql://h/db?charset=utf8", "give utf8mb4"),
+        ("mysql://h/db?ssl_ca=/no/such", "ssl_ca=/no/such: there is no such file"),
+        ("mysql://h/db?ssl_disabled=maybe", "give true or false"),
+        ("mysql://h/db?cursorclass=x", "no such option"),
+        ("mysql://h/db?use_unicode=0", "no such option"),
+        ("mysql://h/db?autocommit=1", "no such option"),
+        ("sqlite:///x.db?mode=ro", "mode: pysqlite has no such option"),
+        ("sqlite:///x.db?timeout=soon", "give a number of seconds"),
+    ],
+)
+def test_an_option_of_a_url_that_cannot_be_used_is_refused_in_one_line(url: str, told: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(told)) as caught:
+        make_engine(url)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("postgresql://h/db?connect_timeout=5&prepare_threshold=0", {"connect_timeout": 5, "prepare_threshold": None}),
+        ("postgresql://h/db?prepare_threshold=5", {"connect_timeout": 10, "prepare_threshold": None}),
+        ("postgresql://h/db?sslmode=require", {"sslmode": "require", "prepare_threshold": None}),
+        ("mysql://h/db?connect_timeout=5&read_timeout=7&charset=utf8mb4", {"connect_timeout": 5, "read_timeout": 7}),
+        ("mysql://h/db?ssl_disabled=false", {"ssl_disabled": False, "charset": "utf8mb4"}),
+    ],
+)
+def test_options_of_a_url_reach_the_driver_as_what_they_are(
+    url: str, taken: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(url)
+    given: dict[str, object] = {}
+
+    def connect(*_: object, **named: object) -> object:
+        given.update(named)
+        raise engine.dialect.loaded_dbapi.OperationalError("no server here")
+
+    monkeypatch.setattr(engine.dialect, "connect", connect)
+    with pytest.raises(OperationalError):
+        engine.connect()
+    assert {name: given[name] for name in taken} == taken
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
@@ -200,3 +291,28 @@ def test_writes_of_both_engines_are_immediate_and_reads_of_ours_are_not(sqlite_u
     for used in (storage.engine, database.engine):
         used.dispose()
     other.close()
+
+
+def test_a_database_that_is_removed_while_it_is_used_is_gone(
+    sqlite_url: str, tmp_path: Path, study_record: StudyRecord
+) -> None:
+    with Store.open(sqlite_url, create=True) as store:
+        study = store.create_study(study_record)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        with pytest.raises(StudyGone):
+            store.request(study.id, "stop", {})
+
+
+def test_a_disk_that_takes_no_more_writes_stops_for_now(sqlite_url: str, study_record: StudyRecord) -> None:
+    with Store.open(sqlite_url, create=True) as store:
+        study = store.create_study(study_record)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            with pytest.raises(StoppedForNow, match="run the same command again"):
+                store.request(study.id, "stop", {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        store.request(study.id, "stop", {})
+        assert len(store.requests(study.id)) == 1

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -144,6 +145,43 @@ def test_a_process_of_another_host_is_never_taken_for_dead(
     with pytest.raises(StudyOwned, match=f"process {2**30} on host elsewhere"):
         store.acquire(study.id, other, 60)
     assert store.owner(study.id) == far
+
+
+@pytest.mark.parametrize("elsewhere", ["another boot pid:[1]", ""], ids=["another", "unknown"])
+def test_a_process_of_another_namespace_of_one_host_name_is_never_taken_for_dead(
+    store: Store, study: StudyRecord, owner: Owner, other: Owner, elsewhere: str
+) -> None:
+    store.release(study.id, owner)
+    inside = dataclasses.replace(owner, pid=2**22 + 1, namespace=elsewhere)
+    store.acquire(study.id, inside, 60)
+    with pytest.raises(StudyOwned, match=f"process {2**22 + 1} on host {socket.gethostname()}"):
+        store.acquire(study.id, other, 60)
+    store.renew(study.id, inside, -1)
+    store.acquire(study.id, other, 60)
+    assert store.owner(study.id) == other
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces of process ids are Linux's")
+@pytest.mark.parametrize("proc", [("--mount-proc",), ()], ids=["a /proc of its own", "the host's /proc"])
+def test_the_lease_of_a_live_process_in_another_namespace_holds(
+    store: Store, study: StudyRecord, storage_url: str, other: Owner, proc: tuple[str, ...]
+) -> None:
+    apart = ["unshare", "--user", "--map-root-user"] if os.geteuid() else ["unshare"]
+    command = [*apart, "--pid", "--fork", "--kill-child", *proc]
+    if subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no namespaces here")
+    pipe = subprocess.PIPE
+    words = [*command, sys.executable, "-c", HOLD, storage_url, str(study.id)]
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        pid, token = process.stdout.readline().split()
+        assert int(pid) < 10, "an id of its own namespace"
+        with pytest.raises(StudyOwned, match=f"owned by process {pid} on host"):
+            store.acquire(study.id, other, 60)
+        live = store.owner(study.id)
+        assert live is not None
+        assert live.token == token
+        process.communicate("")
 
 
 def test_the_lease_of_a_deleted_study_is_gone(store: Store, study: StudyRecord, owner: Owner) -> None:

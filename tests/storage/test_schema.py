@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 import hpsearch.storage
-from hpsearch.errors import BadInput
+from hpsearch.errors import BadInput, StorageUnreachable
 from hpsearch.storage import schema
 from hpsearch.storage.engine import make_engine, optuna_storage, parse_url
 from hpsearch.storage.records import StudyRecord
@@ -223,3 +226,42 @@ def test_nothing_but_the_database_is_left_in_its_folder(sqlite_url: str, tmp_pat
         optuna_storage(sqlite_url).engine.dispose()
         assert store.studies() == []
     assert {path.name for path in tmp_path.iterdir()} <= {"hpsearch.db", "hpsearch.db-wal", "hpsearch.db-shm"}
+
+
+def test_who_may_only_read_the_folder_cannot_hold_up_who_sets_it_up(sqlite_url: str, tmp_path: Path) -> None:
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    Store.open(sqlite_url, create=True).close()
+    os.close(handle)
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o200), (0o775, 0o220), (0o777, 0o222)])
+def test_only_who_may_write_in_the_folder_can_open_its_lock(sqlite_url: str, tmp_path: Path, folder: int, file: int) -> None:
+    tmp_path.chmod(folder)
+    database = Database(make_engine(sqlite_url))
+    with schema.setup_lock(database):
+        (lock,) = tmp_path.iterdir()
+        assert stat.S_IMODE(lock.stat().st_mode) == file
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_holds_the_lock_for_long_is_named_and_then_given_up(
+    storage_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(schema, "_LOCK_SILENT_S", 0.0)
+    monkeypatch.setattr(schema, "_LOCK_WAIT_S", 1.5)
+    first, second = Database(make_engine(storage_url)), Database(make_engine(storage_url))
+    held = pytest.raises(StorageUnreachable, match="another process has been setting it up")
+    with schema.setup_lock(first), held, schema.setup_lock(second):
+        raise AssertionError("two were inside")
+    assert "waiting for another process that is setting it up" in caplog.text
+    with schema.setup_lock(second):  # It was given back.
+        pass
+    first.engine.dispose()
+    second.engine.dispose()
+
+
+def test_a_lock_file_that_a_killed_process_left_behind_is_taken_over(sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "hpsearch.db-setup").touch(0o200)
+    Store.open(sqlite_url, create=True).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["hpsearch.db"]

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from hpsearch.errors import BadInput, StudyGone, StudyOwned
+from hpsearch.storage import leases
 from hpsearch.storage.records import (
     AttemptRecord,
     CheckpointRecord,
@@ -282,3 +283,65 @@ def test_threads_share_a_store(store: Store, study: StudyRecord, token: str, mak
     for thread in threads:
         thread.join()
     assert [(p.trial_number, p.rung) for p in store.points(study.id)] == [(n, r) for n in range(4) for r in range(1, 11)]
+
+
+def test_numbers_in_json_that_are_not_finite_come_back_as_they_were(
+    store: Store, study: StudyRecord, token: str, make_trial: Trial
+) -> None:
+    params = {"low": -math.inf, "high": math.inf, "largest": 1.7976931348623157e308, "least": 5e-324, "whole": 2**70}
+    trial = dataclasses.replace(make_trial(0), params=params, config={"nested": [{"a": math.inf}], "nan": math.nan})
+    store.save(study.id, [trial], token=token)
+    found = store.trial(study.id, 0)
+    assert found.params == params
+    assert found.config["nested"] == [{"a": math.inf}]
+    assert math.isnan(found.config["nan"])
+    store.set_extras(study.id, {"forecast": {"slowest": math.inf}}, token=token)
+    assert store.study("lm").extras == {"forecast": {"slowest": math.inf}}
+
+
+def test_measures_at_the_end_of_what_a_float_holds_are_kept(
+    store: Store, study: StudyRecord, token: str, make_trial: Trial
+) -> None:
+    for number, flops in enumerate((1.7976931348623157e308, 5e-324, -1e308, 2**1000)):
+        store.save(study.id, [make_trial(number, flops=flops)], token=token)
+        assert store.trial(study.id, number).flops == float(flops)
+    store.save(study.id, [make_trial(9, flops=10**400, metrics={"a": 10**400})], token=token)
+    assert math.isnan(store.trial(study.id, 9).flops)
+    assert math.isnan(store.trial(study.id, 9).metrics["a"])
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [{"tokens": 2**63}, {"iteration": -(2**63) - 1}, {"rung": 2**31}, {"tokens": 10**5000}],
+    ids=["64 bits", "64 bits below", "32 bits", "thousands of digits"],
+)
+def test_a_whole_number_beyond_its_column_is_refused_in_one_line(
+    store: Store, study: StudyRecord, token: str, make_trial: Trial, beyond: dict[str, int]
+) -> None:
+    with pytest.raises(BadInput, match=r"whole number .* cannot be stored") as caught:
+        store.save(study.id, [make_trial(0, **beyond)], token=token)
+    assert len(str(caught.value)) < 200
+    assert store.trials(study.id) == []
+
+
+def test_a_text_beyond_its_column_is_cut_and_one_that_is_no_utf8_is_kept_readable(
+    store: Store, study_record: StudyRecord, make_trial: Trial
+) -> None:
+    odd = dataclasses.replace(study_record, host="h\udce9" + "ö" * 300, versions={"python": "3\ud800", "学": "é"})
+    study = store.create_study(odd)
+    assert study.host == "h\\xe9" + "ö" * 250
+    assert study.versions == {"python": "3\\ud800", "学": "é"}
+    owner = leases.this_process()
+    store.acquire(study.id, owner, 60)
+    attempt = AttemptRecord(0, 1, "s" * 999, "h\0", 1, 0.0, 0, outcome="o" * 999, reason="r" * 70_000)
+    trial = dataclasses.replace(make_trial(0), proposed_by="p" * 999, metrics={"a\udcff": 1.0})
+    store.save(study.id, [trial, attempt], token=owner.token)
+    (kept,) = store.attempts(study.id)
+    assert (kept.slot, kept.outcome, kept.reason) == ("s" * 255, "o" * 255, "r" * 70_000)
+    assert store.trial(study.id, 0).metrics == {"a\\xff": 1.0}
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "a\udcff"], ids=["long", "NUL", "no UTF-8"])
+def test_a_name_that_no_study_can_have_is_not_found(store: Store, study: StudyRecord, name: str) -> None:
+    with pytest.raises(BadInput, match="no study"):
+        store.study(name)

@@ -17,6 +17,7 @@ from hyper_rows import CPU, Side, decoder_batch, space_of
 from torch import Tensor
 
 from hpsearch.data.batches import IGNORED, held_out_batches
+from hpsearch.data.held_out import LEAD_BYTES
 from hpsearch.errors import ConfigError
 from hpsearch.search.proposals import concrete
 from hpsearch.storage.records import BudgetRecord
@@ -183,11 +184,11 @@ def tokens_of_a_sequence(short: Side, long: Side) -> None:
     assert (short.batch.inputs_BT.shape, long.batch.inputs_BT.shape) == ((4, 8), (4, 16))
     assert [point.tokens for point in short.points] == [4 * 8 * step for step in (4, 8, 12)]
     assert [point.tokens for point in long.points] == [4 * 16 * step for step in (4, 8, 12)]
-    # Longer sequences are not more text to be judged on: each held-out byte but a span's first is a target once.
+    # Longer sequences are not more text to be judged on: each held-out byte after a span's lead-in is a target once.
     for side in (short, long):
         batches = held_out_batches(side.corpus, side.config)
         assert max(batch.inputs_BT.shape[1] for batch in batches) == side.config.context_length
-        assert sum(int(batch.bytes_BT.sum()) for batch in batches) == 2047
+        assert sum(int(batch.bytes_BT.sum()) for batch in batches) == 2048 - LEAD_BYTES
 
 
 def rows_of_the_position_table(few: Side, many: Side) -> None:
@@ -503,7 +504,7 @@ def held_out_text_of_an_evaluation(one: Side, two: Side) -> None:
     for side, spans in ((one, 1), (two, 2)):
         for other in (side, side.but(batch_size=7, context_length=8, seed=5)):
             batches = held_out_batches(other.corpus, other.config)
-            assert sum(int((batch.targets_BT != IGNORED).sum()) for batch in batches) == spans * 2047
+            assert sum(int((batch.targets_BT != IGNORED).sum()) for batch in batches) == spans * (2048 - LEAD_BYTES)
     assert one.points[-1].train_loss == two.points[-1].train_loss
     assert one.points[-1].metrics != two.points[-1].metrics
 

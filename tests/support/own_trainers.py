@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +44,17 @@ def curve(config: dict[str, Any], run: Run) -> Said:
         saved.write_text(str(step))
         yield Evaluation(step, score(config, step, run.seed), {"twice": 2.0 * step}, saved)
         yield None
+
+
+def when_due(config: dict[str, Any], run: Run) -> Said:
+    for step in range(1, run.steps + 1):
+        if run.evaluation_due(step):
+            yield Evaluation(step, score(config, step))
+
+
+def every_interval(config: dict[str, Any], run: Run) -> Said:
+    for step in [*range(run.eval_interval, run.steps, run.eval_interval), run.steps]:
+        yield Evaluation(step, score(config, step))
 
 
 def accurate(config: dict[str, Any], run: Run) -> Said:
@@ -147,3 +161,63 @@ def has_children(config: dict[str, Any], run: Run) -> Said:
     """Nothing to do with slots: a child of its own."""
     subprocess.run([sys.executable, "-c", "pass"], check=True)
     yield Evaluation(8, 0.5)
+
+
+def scaled(by: float, config: dict[str, Any], run: Run) -> Said:
+    """For `functools.partial`."""
+    yield Evaluation(8, by * score(config, 8))
+
+
+class Scaled:
+    """An object that can be called, and a method that can."""
+
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def __call__(self, config: dict[str, Any], run: Run) -> Said:
+        yield from scaled(self.by, config, run)
+
+    def train(self, config: dict[str, Any], run: Run) -> Said:
+        yield from scaled(self.by, config, run)
+
+    @classmethod
+    def twice(cls, config: dict[str, Any], run: Run) -> Said:
+        yield from scaled(2.0, config, run)
+
+
+def names_like_columns(config: dict[str, Any], run: Run) -> Said:
+    yield Evaluation(8, metrics={"loss": 0.5, "seconds": 105.0, "rung": 7.0})
+
+
+ODD_NAMES = ("acc@1", "acc_1", "a//b", "/root", "..", "", "50%", "eval/loss", "_step", "é", "n" * 300, "\ud800")
+
+
+def odd_names(config: dict[str, Any], run: Run) -> Said:
+    """Metrics that trackers have their own ideas of."""
+    for step in (2, 8):
+        yield Evaluation(step, 1 / step, {name: float(index) for index, name in enumerate(ODD_NAMES)} | {"seconds": 105.0})
+
+
+def start_no_more() -> None:
+    """From here on the system starts neither threads nor processes for this one, as on a machine that has no more of them."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    if os.getuid() == 0:  # It knows no such limit.
+        os.setuid(65534)
+
+
+def starts_a_thread(config: dict[str, Any], run: Run) -> Said:
+    start_no_more()
+    threading.Thread(target=print).start()
+    yield None
+
+
+def starts_a_process(config: dict[str, Any], run: Run) -> Said:
+    start_no_more()
+    subprocess.run(["true"], check=True)
+    yield None
+
+
+def forks(config: dict[str, Any], run: Run) -> Said:
+    start_no_more()
+    multiprocessing.get_context("fork").Process(target=print).start()
+    yield None

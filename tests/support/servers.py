@@ -229,6 +229,34 @@ def start_mariadb(folder: Path | None = None) -> Server:
     return _started(Server("mysql", folder, command, port, account, signal.SIGTERM))
 
 
+def start_pgbouncer(server: Server) -> Server:
+    """pgbouncer before a PostgreSQL, with a session of it for each transaction. Raises NoServer where it is not found."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if program is None:
+        raise NoServer("no pgbouncer: install the system's package")
+    account = _account("postgres")
+    folder = _folder(None, account)
+    port = _free_port()
+    (folder / "users.txt").write_text(f'"{USER}" "{PASSWORD}"\n')
+    settings = {
+        "listen_addr": "127.0.0.1",
+        "listen_port": port,
+        "auth_type": "plain",
+        "auth_file": folder / "users.txt",
+        "pool_mode": "transaction",
+        "default_pool_size": 3,
+        "max_client_conn": 100,
+        "logfile": folder / "log",
+        "pidfile": folder / "pid",
+        "unix_socket_dir": "",
+    }
+    lines = [f"{name} = {value}" for name, value in settings.items()]
+    (folder / "pgbouncer.ini").write_text(
+        "\n".join(["[databases]", f"* = host=127.0.0.1 port={server.port}", "[pgbouncer]", *lines, ""])
+    )
+    return _started(Server("postgresql", folder, [program, str(folder / "pgbouncer.ini")], port, account, signal.SIGINT))
+
+
 def _started(server: Server) -> Server:
     try:
         server.start()

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Generator
@@ -14,10 +15,13 @@ from dataclasses import replace
 
 import psutil
 
+from hpsearch.config import evaluations_in
 from hpsearch.errors import DataError
 from hpsearch.execution.protocol import TrialTask
-from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult
+from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult
 from hpsearch.training.heartbeat import beat
+from hpsearch.training.kept import step_name
+from hpsearch.training.schedules import step_of
 
 Run = Generator[Event, Answer, TrainResult]
 
@@ -43,16 +47,17 @@ def curve(task: TrialTask) -> Run:
     interval, steps = task.config["eval_interval"], task.config["max_iters"]
     saved = task.folder / "step"
     start = int(saved.read_text()) if saved.exists() else 0
-    rungs = max(1, steps // interval)
+    rungs = evaluations_in(steps, interval)
     for rung in range(start + 1, rungs + 1):
         value = target + 1.0 / rung
-        answer = yield point(rung, value, iteration=steps if rung == rungs else rung * interval)
+        iteration = step_of(rung, steps, interval)
+        answer = yield point(rung, value, iteration=iteration)
         if answer is Answer.STOP:
-            return TrainResult(Outcome.STOPPED, rung * interval)
+            return TrainResult(Outcome.STOPPED, iteration)
         saved.write_text(str(rung))
-        told = yield CheckpointSaved(rung * interval, str(saved), "0" * 64, 1)
+        told = yield CheckpointSaved(iteration, str(saved), "0" * 64, 1)
         if Answer.PAUSE in (answer, told):
-            return TrainResult(Outcome.PAUSED, rung * interval)
+            return TrainResult(Outcome.PAUSED, iteration)
     return TrainResult(Outcome.COMPLETE, steps, metrics={"val_loss": value, "val_bpb": value}, sample="words")
 
 
@@ -140,13 +145,49 @@ def says_its_threads(task: TrialTask) -> Run:
 
 
 def saves_elsewhere_and_diverges(task: TrialTask) -> Run:
-    """Checkpoints in a folder that holds a file of the user's own too."""
+    """Says that files of the user's own are its checkpoints."""
     place = task.folder.parents[2] / "elsewhere"
     place.mkdir(exist_ok=True)
-    for name in ("mine", f"{task.number}.pt", f"{task.number}.pt.sha256"):
-        (place / name).touch()
-    yield CheckpointSaved(1, str(place / f"{task.number}.pt"), "0" * 64, 1)
+    for name in ("step-00000001.pt", "best.safetensors"):
+        (place / name).write_text("mine")
+    yield CheckpointSaved(1, str(place / "step-00000001.pt"), "0" * 64, 1)
     return TrainResult(Outcome.DIVERGED, 1, reason="loss is nan at step 1")
+
+
+def saves_and_diverges(task: TrialTask) -> Run:
+    """A checkpoint where the command puts it, beside one of the user's own."""
+    assert task.checkpoints is not None
+    task.checkpoints.mkdir(parents=True)
+    (task.checkpoints / "step-00000001.pt").write_text("weights")
+    (task.checkpoints / "step-00000001.pt.sha256").write_text(f"{'0' * 64}  step-00000001.pt\n")
+    (task.checkpoints / "step-99999999.pt").write_text("mine")
+    yield CheckpointSaved(1, str(task.checkpoints / "step-00000001.pt"), "0" * 64, 1)
+    return TrainResult(Outcome.DIVERGED, 1, reason="loss is nan at step 1")
+
+
+def begins_anew(task: TrialTask) -> Run:
+    """As where the checkpoint is there and does not fit its checksum."""
+    (task.folder / "step").unlink(missing_ok=True)
+    if task.from_iteration:
+        yield Began(0)
+    return (yield from curve(task))
+
+
+def loses_its_folder(task: TrialTask) -> Run:
+    """The folder is removed while the trial runs, and the trainer says so in its own way."""
+    yield point(1, 1.0)
+    shutil.rmtree(task.folder)
+    raise RuntimeError("cannot open file")
+
+
+def loses_the_study(task: TrialTask) -> Run:
+    """A file stands in the place of the study's folder."""
+    yield point(1, 1.0)
+    study = task.folder.parents[1]
+    shutil.rmtree(study)
+    study.write_text("a file")
+    (task.folder / "step").write_text("1")
+    raise AssertionError
 
 
 def short_of_memory(task: TrialTask) -> Run:
@@ -157,17 +198,18 @@ def short_of_memory(task: TrialTask) -> Run:
 
 
 def saves_and_waits(task: TrialTask) -> Run:
-    """An evaluation and a checkpoint at each step, one file each, and a log; goes on from the newest checkpoint."""
+    """An evaluation and a checkpoint at each step, named as real ones, and a log; goes on from the newest checkpoint."""
     place, log = task.folder / "checkpoints", task.folder / "log"
     place.mkdir(exist_ok=True)
-    start = max((int(path.name.partition("-")[2]) for path in place.glob("step-*")), default=0)
+    start = max((int(path.stem.partition("-")[2]) for path in place.glob("step-*.pt")), default=0)
     for step in range(start + 1, task.config["max_iters"] + 1):
         with log.open("a") as file:
             file.write(f"{step}\n")
         answer = yield point(step, 1.0 / step)
         if answer is Answer.STOP:
             return TrainResult(Outcome.STOPPED, step)
-        saved = place / f"step-{step}"
+        saved = place / step_name(step)
+        saved.with_name(f"{saved.name}.sha256").write_text(f"{'0' * 64}  {saved.name}\n")
         saved.write_text(str(step))
         told = yield CheckpointSaved(step, str(saved), "0" * 64, 1)
         while told is Answer.CONTINUE and step == 1 and answer is not Answer.PAUSE:

@@ -16,9 +16,24 @@ from hpsearch.execution.local import LocalExecutor
 from hpsearch.search.coordinator import Coordinator
 from hpsearch.search.limits import Limits
 from hpsearch.search.study import Request, Study, check, open_study
-from hpsearch.search.watcher import Silent
+from hpsearch.search.watcher import Silent, Watcher
 from hpsearch.space.load import parse_space
 from hpsearch.storage.leases import this_process
+from hpsearch.storage.records import TrialRecord
+
+
+class Heard(Silent):
+    """Remembers what a person would have been told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.started_from: list[int] = []
+
+    def started(self, trial: TrialRecord, slot: str, from_iteration: int) -> None:
+        self.started_from.append(from_iteration)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @dataclass
@@ -63,6 +78,7 @@ class Toys:
         meanwhile: Callable[[Coordinator], None] | None = None,
         limits: Limits | None = None,
         step_limit_s: float = 600.0,
+        watcher: Watcher | None = None,
         **changes: object,
     ) -> tuple[Study, str]:
         """Run until the total is reached; the study and why it ended. meanwhile: called before the work starts."""
@@ -71,7 +87,7 @@ class Toys:
         study = open_study(request, check(request), owner)
         try:
             with closing(LocalExecutor(slots, 1, trainer=f"toy_trainers:{trainer}")) as executor:
-                coordinator = Coordinator(study, executor, Silent(), owner, limits, step_limit_s=step_limit_s)
+                coordinator = Coordinator(study, executor, watcher or Silent(), owner, limits, step_limit_s=step_limit_s)
                 if meanwhile:
                     meanwhile(coordinator)
                 return study, coordinator.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -11,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 
 from hpsearch.config import TrialConfig
 from hpsearch.errors import BadInput, StoppedForNow
-from hpsearch.training.checkpoints import CheckpointStore, DamagedCheckpoint, load_checkpoint, run_digest
+from hpsearch.training.checkpoints import (
+    CheckpointStore,
+    DamagedCheckpoint,
+    load_checkpoint,
+    run_digest,
+    safetensors_of,
+)
 from hpsearch.training.kept import checkpoint_folder, remove_all
 from hpsearch.training.memory import disk_stops
 
@@ -207,6 +214,16 @@ def test_best_weights_carry_their_iteration(tmp_path: Path) -> None:
     with safetensors.safe_open(path, framework="pt") as file:
         assert file.metadata() == {"iteration": "9", "val_bpb": "1.25"}
         assert torch.equal(file.get_tensor("weight"), torch.zeros(3))
+
+
+def test_the_same_weights_and_metadata_are_the_same_bytes() -> None:
+    weights = {f"layer.{index}": torch.full((3,), float(index)) for index in range(5)}
+    metadata = {f"metric {index}": "é" for index in range(8)}
+    turned = dict(reversed(metadata.items()))
+    (content,) = {safetensors_of(weights, told) for told in [metadata, turned] * 10}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in safetensors.torch.load(content).items())
+    length = int.from_bytes(content[:8], "little")
+    assert json.loads(content[8 : 8 + length])["__metadata__"] == metadata
 
 
 FULL_DISK = """

@@ -16,7 +16,7 @@ import torch
 
 from hpsearch.data.batches import held_out_batches, train_batch
 from hpsearch.errors import BadInput, StoppedForNow
-from hpsearch.model.counting import count
+from hpsearch.model.counting import count, update_flops
 from hpsearch.model.transformer import Transformer
 from hpsearch.training import device as devices
 from hpsearch.training.checkpoints import load_checkpoint
@@ -25,7 +25,7 @@ from hpsearch.training.loop import Meter, backward, clip, evaluate
 from hpsearch.training.optimizers import build_optimizers, set_learning_rate
 from hpsearch.training.schedules import learning_rate_at
 
-GOLDEN = 2.8304
+GOLDEN = 2.8333
 """val_loss of the golden run, in nats per byte."""
 
 
@@ -39,6 +39,27 @@ def test_events_come_in_order(runs: Any, tmp_path: Path) -> None:
     assert [(letters[type(event)], event.iteration) for event in events] == [
         *[("P", 3), ("E", 4), ("C", 4), ("P", 6), ("E", 8), ("C", 8), ("P", 9), ("P", 12), ("E", 12), ("C", 12)]
     ]
+
+
+def test_evaluations_and_checkpoints_of_a_fraction_of_a_step_apart(runs: Any, tmp_path: Path) -> None:
+    config = runs.config(max_iters=19, eval_interval=1.9, max_save_num=99, log_interval=100)
+    points = runs.points(runs.finish(config, tmp_path / "whole")[0])
+    due = [2, 4, 6, 8, 10, 11, 13, 15, 17, 19]
+    assert [(point["rung"], point["iteration"]) for point in points] == list(enumerate(due, start=1))
+    saved = [int(path.stem.partition("-")[2]) for path in (tmp_path / "whole" / "checkpoints").glob("step-*.pt")]
+    assert sorted(saved) == due
+    # Where it evaluates changes nothing of what is learned, and a killed run goes on to the same end.
+    other = runs.points(runs.finish(runs.config(max_iters=19, eval_interval=19), tmp_path / "other")[0])
+    assert other[-1]["metrics"] == points[-1]["metrics"]
+    runs.leave(config, tmp_path / "killed", 9)
+    assert runs.points(runs.finish(config, tmp_path / "killed")[0])[-1] == points[-1]
+
+
+def test_what_muon_multiplies_counts_in_the_flops_of_a_run(runs: Any, tmp_path: Path) -> None:
+    config = runs.config(optimizer="muon")
+    points = runs.points(runs.finish(config, tmp_path)[0])
+    step = 4 * 16 * count(config).flops_per_token + update_flops(config)
+    assert [point["flops"] for point in points] == pytest.approx([4 * step, 8 * step, 12 * step], rel=1e-12)
 
 
 def test_an_evaluation_says_where_the_run_is(runs: Any, tmp_path: Path) -> None:

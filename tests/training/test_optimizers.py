@@ -123,6 +123,32 @@ def test_muons_first_update_is_orthogonal() -> None:
     assert all(0.4 < value < 1.6 for value in torch.linalg.svdvals(update).tolist())
 
 
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+def test_muon_makes_queries_keys_and_values_orthogonal_apart(architecture: str) -> None:
+    """Its steps equal those of torch's class on parameters that hold one matrix each."""
+    sizes = {"d_model": 8, "d_ff": 12, "num_heads": 4, "num_groups": 2, "num_layers": 1, "vocab_size": 16}
+    asked = config("muon", architecture=architecture, momentum=0.8, **sizes)
+    torch.manual_seed(0)
+    model, joined = Transformer(asked), {"query_key_value": (8, 4, 4), "key_value": (4, 4)}
+    hidden = {name: weight for name, weight in model.named_parameters() if "blocks." in name and weight.ndim == 2}
+    rows = {name: joined.get(name.split(".")[-2], (len(weight),)) for name, weight in hidden.items()}
+    apart = {name: [nn.Parameter(part.clone()) for part in hidden[name].detach().split(rows[name])] for name in hidden}
+    settings = {"lr": 0.01, "weight_decay": 0.3, "momentum": 0.8, "adjust_lr_fn": "match_rms_adamw"}
+    torchs = torch.optim.Muon([part for parts in apart.values() for part in parts], **settings)
+    ours = build_optimizers(model, asked)
+    for _ in range(3):
+        for weight in model.parameters():
+            weight.grad = torch.randn_like(weight)
+        for name, parts in apart.items():
+            for part, grad in zip(parts, hidden[name].grad.split(rows[name]), strict=True):
+                part.grad = grad.clone()
+        for optimizer in (*ours, torchs):
+            optimizer.step()
+    assert sorted(len(parts) for parts in apart.values())[-1] == 3
+    for name, parts in apart.items():
+        torch.testing.assert_close(hidden[name].detach(), torch.cat([part.detach() for part in parts]))
+
+
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon", "adafactor", "lion"])
 def test_weight_decay_shrinks_matrices_only(name: str) -> None:
     with_decay, without = Small(), Small()

@@ -76,9 +76,13 @@ def test_rates_rise_to_the_peak_then_never_rise_again(schedule: str, warmup: int
         (7, 10, [7]),
         (1, 1, [1]),
         (4, 1, [1, 2, 3, 4]),
+        (46, 4.6, [5, 9, 14, 18, 23, 28, 32, 37, 41, 46]),
+        (10, 2.5, [2, 5, 8, 10]),
+        (10, 3.75, [4, 8, 10]),
+        (10, 100.5, [10]),
     ],
 )
-def test_evaluations_come_at_these_steps(max_iters: int, interval: int, due: list[int]) -> None:
+def test_evaluations_come_at_these_steps(max_iters: int, interval: float, due: list[int]) -> None:
     run = config(max_iters=max_iters, eval_interval=interval)
     assert [t for t in range(max_iters + 20) if evaluation_due(t, run)] == due
     assert evaluations(run) == len(due)
@@ -86,8 +90,8 @@ def test_evaluations_come_at_these_steps(max_iters: int, interval: int, due: lis
     assert rung_at(0, run) == 0
 
 
-@given(max_iters=st.integers(1, 400), interval=st.integers(1, 500))
-def test_rungs_count_the_evaluations_that_are_due(max_iters: int, interval: int) -> None:
+@given(max_iters=st.integers(1, 400), interval=st.integers(1, 500) | st.floats(1, 500))
+def test_rungs_count_the_evaluations_that_are_due(max_iters: int, interval: float) -> None:
     run = config(max_iters=max_iters, eval_interval=interval)
     rung = 0
     for iteration in range(max_iters + 1):
@@ -96,6 +100,19 @@ def test_rungs_count_the_evaluations_that_are_due(max_iters: int, interval: int)
     assert evaluations(run) == rung
 
 
+@given(max_iters=st.integers(1, 400), interval=st.integers(1, 500))
+def test_a_whole_interval_means_what_it_always_meant(max_iters: int, interval: int) -> None:
+    run = config(max_iters=max_iters, eval_interval=interval)
+    before = [step for step in range(interval, max_iters, interval) if 2 * (max_iters - step) >= interval]
+    assert [step for step in range(max_iters + 1) if evaluation_due(step, run)] == [*before, max_iters]
+
+
+@pytest.mark.parametrize(("steps", "count"), [(1, 1), (9, 9), (10, 10), (19, 10), (57, 10), (100, 10), (10**16, 10)])
+def test_a_run_without_a_budget_evaluates_ten_times_or_after_each_step(steps: int, count: int) -> None:
+    assert evaluations(config(max_iters=steps)) == count
+
+
 def test_checkpoints_have_an_interval_of_their_own() -> None:
     run = config(max_iters=10, eval_interval=5, save_interval=4)
     assert [t for t in range(12) if save_due(t, run)] == [4, 8, 10]
+    assert [t for t in range(12) if save_due(t, config(max_iters=10, eval_interval=2.5))] == [2, 5, 8, 10]
