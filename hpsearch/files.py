@@ -21,6 +21,9 @@ from typing import BinaryIO
 TEMPORARY = ".hpsearch-tmp"
 """How the names of unfinished files end; only such files are ever swept away."""
 
+WROTE = "hpsearch-wrote.json"
+"""In a folder that a command filled: the names of its files, so that another one replaces these and nothing else."""
+
 LONGEST_NAME, LONGEST_PATH = 255 - 32, 1000
 """Bytes of one part of a place's name, so that an unfinished file has room for its ending, and of the whole name."""
 

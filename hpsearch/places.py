@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpsearch.errors import BadInput
-from hpsearch.files import is_stream, unusable, write_atomically
+from hpsearch.files import WROTE, is_stream, unusable, write_atomically
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
@@ -165,10 +165,6 @@ def require_folder(option: str, folder: Path) -> None:
     # A file is made: permissions do not tell, as the superuser has them on a read-only disk too.
     if why := unusable(nearest):
         raise BadInput(f"{option} {folder}: {nearest} cannot be written ({why}); name another place")
-
-
-WROTE = "hpsearch-wrote.json"
-"""In a folder that a command filled: the names of its files, so that another one replaces these and nothing else."""
 
 
 def require_own_folder(option: str, folder: Path, names: Collection[str] | None = None) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -33,6 +34,7 @@ from typing import Any
 from hpsearch.data import cache
 from hpsearch.data.kinds import HEAD_BYTES, kind_of, written_by_us
 from hpsearch.errors import DataError, did_you_mean
+from hpsearch.files import WROTE
 from hpsearch.text import path_of, path_word
 
 _SUFFIXES = """
@@ -283,6 +285,7 @@ def _text_files(word: str, folder: Path, without: frozenset[Path], cache_dir: Pa
             else:
                 entered.append(name)
         folders[:] = entered
+        noted = _noted(Path(parent)) if WROTE in files else set()
         for name in sorted(files):
             path = Path(parent, name)
             if name.startswith("."):
@@ -293,7 +296,7 @@ def _text_files(word: str, folder: Path, without: frozenset[Path], cache_dir: Pa
                 leave("that are no files", path)
             elif path.resolve() in without:
                 leave("held out", path)
-            elif written_by_us(_head(word, path, HEAD_BYTES)):
+            elif name in noted or written_by_us(_head(word, path, HEAD_BYTES)):
                 leave("of hpsearch itself", path)
             else:
                 found.append(path)
@@ -303,6 +306,15 @@ def _text_files(word: str, folder: Path, without: frozenset[Path], cache_dir: Pa
         told.append(f"{len(names)} {why} ({shown})")
     found.sort(key=lambda file: file.relative_to(folder).as_posix())
     return found, f"left out: {'; '.join(told)}" if told else ""
+
+
+def _noted(folder: Path) -> set[str]:
+    """The names of this program's files in a folder, by the note that it left there; `*` where all are."""
+    try:
+        noted = json.loads((folder / WROTE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return {WROTE, *(name for name in noted if isinstance(name, str))} if isinstance(noted, list) else set()
 
 
 def _is_ours(folder: Path) -> bool:
@@ -317,6 +329,7 @@ def _is_ours(folder: Path) -> bool:
             or (_STUDY.match(folder.name) is not None and (folder.parent / "hpsearch.db").exists())
             or (has("log.jsonl") and (has("checkpoints") or has("model.safetensors")))
             or has("model.safetensors", "tokenizer.json")
+            or "*" in _noted(folder)
             or (has("index") and (has("texts") or has("tokens")))
         )
     except OSError:

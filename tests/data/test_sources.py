@@ -210,6 +210,10 @@ def test_what_this_program_wrote_is_no_text_of_a_folder_and_is_named(write: Writ
     write("f/exported/model.safetensors", b"\x00")
     write("f/exported/tokenizer.json", "{}")
     write("f/exported/README.md", "# A model")
+    write("f/begun/hpsearch-wrote.json", '["*"]')
+    write("f/begun/config.yaml", "d_model: 16")
+    write("f/figures/hpsearch-wrote.json", '["history.csv"]')
+    write("f/figures/history.csv", "trial,value\n0,1.5\n")
     write("f/best.yaml", "# The best trial of study s: trial 0\n\nhpsearch: 1  # of this file's form\n")
     write("f/hand.toml", "hpsearch = 1\n[hyperparameters]\n")
     write("f/best.json", '{\n  "hpsearch": 1,\n  "study": {}}')
@@ -218,7 +222,7 @@ def test_what_this_program_wrote_is_no_text_of_a_folder_and_is_named(write: Writ
     text = find_text(str(tmp_path / "f"), tmp_path / "f" / "kept")
     assert text.sha256 == before
     assert {path.name for path in text.files} == {"a.txt", "space.yaml", "log.jsonl"}
-    assert "11 of hpsearch itself (best.json, best.yaml, exported, …)" in text.note
+    assert "14 of hpsearch itself (begun, best.json, best.yaml, …)" in text.note
     # A folder that is named is what was asked for, whoever wrote it.
     assert find_text(str(tmp_path / "f" / "exported"), tmp_path / "cache").path.read_text() == "# A model\n\n{}\n\n"
 

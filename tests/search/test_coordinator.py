@@ -471,6 +471,10 @@ def test_a_folder_that_is_taken_away_pauses_the_study_and_fails_no_trial(toys: T
     study, ended = toys.run(2, trainer=trainer, slots=1, meanwhile=held.append)
     assert (ended, states(study)["failed"]) == ("", 0)
     assert "run the same command again" in held[0].stopped_for_now
+    if study.folder.is_file():
+        with pytest.raises(BadInput, match="0001-toy is a file; move it away"):
+            toys.run(2, slots=1)
+        study.folder.unlink()
     study.folder.mkdir(exist_ok=True)
     toys.run(2, slots=1)
     require_consistent(study, 2)

@@ -40,6 +40,7 @@ from hpsearch.search.forecast import (
     draw_configs,
     effort_for,
     forecast,
+    held_out_tokens,
     note,
 )
 from hpsearch.search.measuring import Bench, Measured, measure, measure_speed
@@ -183,7 +184,7 @@ def test_a_search_that_learns_is_forecast_where_it_goes(priced: Priced) -> None:
 
 def test_what_evaluations_cost_beside_the_budget_is_told(priced: Priced) -> None:
     found = priced.forecast()
-    held_out = sum(len(text.encode()) for text in priced.corpus.held_out(2))  # A byte is a token.
+    held_out = held_out_tokens(priced.corpus)(priced.baseline)
     cost = 5 * held_out * count(priced.baseline).forward_flops_per_token
     assert found.baseline_evaluations == pytest.approx(cost / (1e6 * count(priced.baseline).flops_per_token), rel=0.01)
     assert found.trial.evaluation_flops == pytest.approx(
