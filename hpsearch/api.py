@@ -9,13 +9,16 @@ import contextlib
 import functools
 import importlib
 import math
+import operator
 import pickle
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from hpsearch.durations import duration_in
 from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
 from hpsearch.places import STUDIES_DIR, cache_dir, on_this_machine, require_trials, storage_url
@@ -52,12 +55,12 @@ class Options(TypedDict, total=False):
     scheduler: str | None
     seed: int | None
     """Of the sampler."""
-    timeout: float
-    """Seconds in all, after which the study is paused."""
+    timeout: float | str
+    """Seconds in all, or "8h", "90m", after which the study is paused."""
     patience: float
     """Trials in a row without a better one, after which none starts."""
-    step_limit: float
-    """Seconds without a sign of life after which a slot counts as hung; 600."""
+    step_limit: float | str
+    """Seconds (or "10m") without a sign of life after which a slot counts as hung; 600."""
     confirm: bool
     """At the end, retrain the best `top` (3) and the baseline on `seeds` (5) fresh seeds."""
     top: int
@@ -82,8 +85,7 @@ def load_space(source: Space, *, own: bool = False) -> SearchSpace:
         case SearchSpace():
             return source
         case Mapping():
-            name = str(source.get("name") or "space")
-            return space_of(dict(source), f"<{name}>", own=own)
+            return space_of(source, f"<{source.get('name') or 'space'}>", own=own)
         case str() if "\n" in source:
             return parse_space(source, own=own)
         case _:
@@ -122,7 +124,8 @@ def tune(
     """
     trainer = _program(train) if isinstance(train, str | Sequence) else _function(train)
     called = _unwrapped(train)
-    name = "program" if isinstance(trainer, ProgramTrainer) else getattr(called, "__name__", type(called).__name__).strip("<>")
+    plain = "program" if isinstance(trainer, ProgramTrainer) else getattr(called, "__name__", type(called).__name__)
+    name = re.sub("[^A-Za-z0-9._-]+", "", str(plain))[:128] or "own"
     return _work(_own_space(space, name, objective, direction, steps, evaluations), trainer, options)
 
 
@@ -135,8 +138,16 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
     unknown = sorted(options.keys() - Options.__annotations__.keys())
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; known: {', '.join(Options.__annotations__)}")
-    trials, view = options.get("trials", 50), options.get("view", "auto")
+    trials, view = _whole("trials", options.get("trials", 50)), options.get("view", "auto")
     require_trials(f"trials={trials}", trials)
+    seed = options.get("seed")
+    timeout = options.get("timeout", math.inf)
+    limits = Limits(
+        timeout_s=math.inf if timeout in (None, math.inf) else duration_in("timeout", timeout),
+        patience=options.get("patience", math.inf),
+    )
+    step_limit_s = duration_in("step_limit", options.get("step_limit", 600.0))
+    confirm = (_whole("top", options.get("top", 3)), _whole("seeds", options.get("seeds", 5)))
     folder = Path(options.get("studies_dir", STUDIES_DIR))
     where = on_this_machine(str(options.get("slots", "auto")), options.get("device", "auto"))
     request = Request(
@@ -151,7 +162,7 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
         sampler=options.get("sampler"),
         pruner=options.get("pruner"),
         scheduler=options.get("scheduler"),
-        seed=options.get("seed"),
+        seed=None if seed is None else _whole("seed", seed),
         trainer=trainer,
         checkpoints_dir=Path(elsewhere) if (elsewhere := options.get("checkpoints_dir")) else None,
     )
@@ -160,9 +171,9 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
         where,
         lambda count: _watcher(view, count),
         (lambda text: None) if view == "none" else _say,
-        limits=Limits(timeout_s=options.get("timeout", math.inf), patience=options.get("patience", math.inf)),
-        step_limit_s=options.get("step_limit", 600.0),
-        confirm=(options.get("top", 3), options.get("seeds", 5)) if options.get("confirm") else None,
+        limits=limits,
+        step_limit_s=step_limit_s,
+        confirm=confirm if options.get("confirm") else None,
         again=_interrupt,
         trackers=options.get("trackers", ()),
     )
@@ -176,6 +187,14 @@ def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, 
         reasons = sorted({trial.reason for trial in seen.trials if trial.reason})
         raise NoTrialSucceeded(f"study '{request.name}' is finished and no trial succeeded: {'; '.join(reasons[:3])}")
     return Study(request.name, request.storage_url, folder, seen)
+
+
+def _whole(name: str, given: Any) -> int:
+    """A whole number of any kind, numpy's too. Raises BadInput."""
+    if not isinstance(given, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(given)
+    raise BadInput(f"{name}={given!r}: give a whole number")
 
 
 def _own_space(

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hpsearch.errors import ConfigError, DataError, did_you_mean
 from hpsearch.files import OutsideFolder, require_place
-from hpsearch.hyperparameter import FIXED, Hyperparameter, described, hyperparameter
+from hpsearch.hyperparameter import FIXED, LARGEST, Hyperparameter, described, hyperparameter
 from hpsearch.text import path_word
 
 Architecture = Literal["decoder", "encoder", "encoder_decoder"]
@@ -136,6 +136,7 @@ class TrialConfig(BaseModel):
         "for characters or bytes it follows from the text",
         unit="tokens",
         ge=2,
+        le=2**24,
     )
     type_vocab_size: Int = arch(2, "segment (token type) embeddings, for sentence pairs", needs=_ENCODER, ge=1)
     context_length: Int = arch(128, "tokens per training sequence", aliases=("max_seq_length",), unit="tokens", ge=2)
@@ -280,7 +281,7 @@ class TrialConfig(BaseModel):
         for name, value in given.items():
             idle = idle_reason(name, given)
             if idle:
-                raise ConfigError(name, f"{name}: {value!r} does nothing: {idle}")
+                raise ConfigError(name, f"{name}: {shown(value)} does nothing: {idle}")
         values = dict(given)
         for name, info in HYPERPARAMETERS.items():
             if name in values:
@@ -298,7 +299,11 @@ class TrialConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
-            raise ConfigError(name, f"{name}: {_plain(first['msg'])}, got {first['input']!r}") from None
+            raise ConfigError(name, f"{name}: {_plain(first['msg'])}, got {shown(first['input'])}") from None
+        for name, value in values.items():
+            most = 1e100 if isinstance(value, float) else LARGEST
+            if HYPERPARAMETERS[name].high is None and isinstance(value, int | float) and value > most:
+                raise ConfigError(name, f"{name}: {shown(value)} is too large: at most {most}")
         config._check_shapes()
         return config
 
@@ -338,6 +343,70 @@ ALIASES: dict[str, str] = {alias: name for name, info in HYPERPARAMETERS.items()
 """The other names that the document uses, and ours."""
 
 
+OTHER_NAMES: dict[str, str] = {
+    **dict.fromkeys(("lr", "eta", "max_lr", "peak_lr", "init_lr", "base_lr", "initial_lr", "step_size"), "learning_rate"),
+    **dict.fromkeys(("bs", "batch", "bsz", "train_batch_size", "per_device_train_batch_size", "batchsize"), "batch_size"),
+    **dict.fromkeys(("wd", "l2", "decay", "weightdecay", "l2_reg"), "weight_decay"),
+    **dict.fromkeys(("n_layers", "n_layer", "layers", "depth", "nlayers", "num_layer", "n_blocks"), "num_layers"),
+    **dict.fromkeys(
+        ("hidden_dim", "n_embd", "dim", "width", "embed_dim", "n_embed", "model_dim", "hidden", "d", "dmodel", "emb_dim"),
+        "d_model",
+    ),
+    **dict.fromkeys(("n_head", "n_heads", "heads", "nhead", "num_head", "attention_heads"), "num_heads"),
+    **dict.fromkeys(("n_kv_heads", "n_kv_head", "num_kv_heads", "kv_heads", "n_head_kv", "num_query_groups"), "num_groups"),
+    **dict.fromkeys(
+        ("ffn_dim", "d_inner", "n_inner", "ff_dim", "dim_feedforward", "mlp_dim", "ffn_hidden_size", "dff"), "d_ff"
+    ),
+    **dict.fromkeys(
+        ("seq_len", "seq_length", "sequence_length", "block_size", "max_seq_len", "ctx_len", "n_ctx", "context", "max_length"),
+        "context_length",
+    ),
+    **dict.fromkeys(("n_positions", "max_positions"), "max_position_embeddings"),
+    **dict.fromkeys(("n_vocab", "vocab", "vocabulary_size"), "vocab_size"),
+    **dict.fromkeys(("activation", "activation_function", "act", "act_fn", "hidden_activation"), "hidden_act"),
+    **dict.fromkeys(("lr_scheduler", "lr_scheduler_type", "scheduler", "schedule", "lr_decay_style"), "lr_schedule"),
+    **dict.fromkeys(("min_lr_ratio", "lr_min_ratio", "final_lr_ratio", "min_lr"), "lr_decay_ratio"),
+    **dict.fromkeys(("warmup", "warmup_iters", "num_warmup_steps", "lr_warmup_steps", "n_warmup"), "warmup_steps"),
+    **dict.fromkeys(("epochs", "epoch", "n_epochs", "max_epochs", "num_train_epochs", "nb_epoch"), "num_epochs"),
+    **dict.fromkeys(
+        ("steps", "iters", "iterations", "num_steps", "train_steps", "n_steps", "num_iters", "train_iters"), "max_iters"
+    ),
+    **dict.fromkeys(("opt", "optim", "optimiser", "optimizer_name", "optimizer_type"), "optimizer"),
+    **dict.fromkeys(("b1", "adam_beta1", "adam_b1"), "beta1"),
+    **dict.fromkeys(("b2", "adam_beta2", "adam_b2"), "beta2"),
+    **dict.fromkeys(("eps", "epsilon", "adam_eps"), "adam_epsilon"),
+    **dict.fromkeys(("layer_norm_eps", "norm_eps", "rms_norm_eps", "layernorm_epsilon", "norm_epsilon"), "layer_norm_epsilon"),
+    **dict.fromkeys(
+        ("clip", "clip_grad", "gradient_clip_val", "max_norm", "grad_norm_clip", "clip_norm", "gradient_clipping"), "grad_clip"
+    ),
+    **dict.fromkeys(("drop", "dropout_prob", "p_dropout", "dropout_p", "resid_pdrop"), "dropout"),
+    **dict.fromkeys(("attn_pdrop", "attention_dropout", "attn_dropout"), "attention_probs_dropout_prob"),
+    **dict.fromkeys(("hidden_dropout", "residual_dropout"), "hidden_dropout_prob"),
+    **dict.fromkeys(("init_std", "initializer_std", "init_range"), "initializer_range"),
+    **dict.fromkeys(("tie_word_embeddings", "tied_embeddings", "weight_tying", "tie_weights"), "tie_embeddings"),
+    **dict.fromkeys(("pos_emb", "position_embedding_type", "pos_encoding", "positional_encoding"), "position"),
+    **dict.fromkeys(("norm_type", "normalization", "normalisation"), "norm"),
+    **dict.fromkeys(("arch", "model_type", "model"), "architecture"),
+    **dict.fromkeys(("random_seed", "random_state", "rng_seed"), "seed"),
+    **dict.fromkeys(("temp",), "temperature"),
+    **dict.fromkeys(("topk",), "top_k"),
+    **dict.fromkeys(("topp", "nucleus_p"), "top_p"),
+    **dict.fromkeys(("eval_every", "eval_steps", "val_interval", "eval_freq"), "eval_interval"),
+    **dict.fromkeys(("save_every", "save_steps", "checkpoint_interval"), "save_interval"),
+    **dict.fromkeys(("logging_steps", "log_every"), "log_interval"),
+    **dict.fromkeys(("output_dir", "checkpoint_dir"), "save_dir"),
+}
+"""What other programs call a hyperparameter; not read, but named in the error."""
+
+
+def shown(value: Any) -> str:
+    """A value in an error: short, and of a whole number of thousands of digits only how many there are."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
+        return f"a number of {value.bit_length()} bits"
+    told = repr(value)
+    return told if len(told) <= 200 else f"{told[:200]}…"
+
+
 def interval_of(steps: float, evaluations: int) -> float:
     """Steps between the evaluations of a run of `steps`, so that there are `evaluations` of them, or one after each step.
 
@@ -360,7 +429,9 @@ def canonical_name(name: str) -> str:
         return name
     if name in ALIASES:
         return ALIASES[name]
-    raise ConfigError(name, f"unknown hyperparameter '{name}'{did_you_mean(name, [*HYPERPARAMETERS, *ALIASES])}")
+    near = OTHER_NAMES.get(name.lower())
+    told = f"; did you mean '{near}'?" if near else did_you_mean(name, [*HYPERPARAMETERS, *ALIASES])
+    raise ConfigError(name, f"unknown hyperparameter '{name}'{told}")
 
 
 def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -374,7 +445,8 @@ def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name in values and values[name] != value:
             raise ConfigError(
                 name,
-                f"'{spelled[name]}: {values[name]}' and '{written}: {value}' are two names of {name} and disagree; keep one",
+                f"'{spelled[name]}: {shown(values[name])}' and '{written}: {shown(value)}' are two names of {name} and "
+                "disagree; keep one",
             )
         values[name], spelled[name] = value, written
     return values

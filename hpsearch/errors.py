@@ -20,7 +20,7 @@ HpsearchError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from hpsearch.text import printable
 
@@ -34,17 +34,47 @@ class HpsearchError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What the terminal shows."""
+        return (str(self),)
+
 
 class BadInput(HpsearchError):
     exit_code = 2
 
 
 class SpaceError(BadInput):
-    """A search space that cannot be used. The text starts with `file:line:column: `."""
+    """A search space that cannot be used. The text starts with `file:line:column: `.
 
-    def __init__(self, message: str, *, path: str = "<space>", line: int = 1, column: int = 1) -> None:
-        self.message, self.path, self.line, self.column = message, path, line, column
-        super().__init__(f"{path}:{line}:{column}: {message}")
+    others: further mistakes of the same file. The text then says how many they are; `all` has them.
+    """
+
+    def __init__(
+        self, message: str, *, path: str = "<space>", line: int = 1, column: int = 1, others: Sequence[SpaceError] = ()
+    ) -> None:
+        self.message, self.path, self.line, self.column, self.others = message, path, line, column, tuple(others)
+        more = f"; and {len(others)} more: `hpsearch space check` lists them" if others else ""
+        super().__init__(f"{path}:{line}:{column}: {message}{more}")
+
+    @property
+    def all(self) -> tuple[SpaceError, ...]:
+        """Each mistake by itself, in the order of the file."""
+        if not self.others:
+            return (self,)
+        return (SpaceError(self.message, path=self.path, line=self.line, column=self.column), *self.others)
+
+
+class SpaceMistakes(SpaceError):
+    """All mistakes of a file, each on a line of its own."""
+
+    @classmethod
+    def of(cls, error: SpaceError) -> SpaceMistakes:
+        return cls(error.message, path=error.path, line=error.line, column=error.column, others=error.others)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(str(each) for each in self.all)
 
 
 class ConfigError(BadInput):
@@ -95,3 +125,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest of `known`, or an empty string when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def hint(word: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> str:
+    """`; …` with what `elsewhere` says of a word that other tools have for the thing, else the nearest of `known`."""
+    told = elsewhere.get(word) or elsewhere.get(word.lower())
+    return f"; {told}" if told else did_you_mean(word, known)

@@ -12,6 +12,9 @@ from pydantic.fields import FieldInfo
 FIXED = "every trial of a study must have the same"
 """Why most of the settings that are not searched are not."""
 
+LARGEST = 2**53
+"""Of a number without a bound of its own: up to here whole numbers are exact as floats, whatever computes with them."""
+
 
 def hyperparameter(
     default: Any,

@@ -35,6 +35,7 @@ from hpsearch.training.memory import disk_stops, require_memory
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
+    from hpsearch.space.space import SearchSpace
     from hpsearch.storage.records import Owner, StudyRecord, TrialRecord
 
 Say = Callable[[str], None]
@@ -85,6 +86,14 @@ def work(
         return _work(request, where, watch, say, limits, step_limit_s, confirm, again, trackers)
 
 
+def require_baseline_fits(space: SearchSpace, checked: CheckedModel, memory_bytes: int) -> None:
+    """Raises SpaceError where the memory never holds the baseline's training."""
+    try:
+        require_memory(checked.baseline, memory_bytes)
+    except ConfigError as error:
+        raise space.document.place.error(f"the baseline (the priors) cannot be trained: {error}") from None
+
+
 def _work(
     request: Request,
     where: Placement,
@@ -100,10 +109,7 @@ def _work(
     limits = limits or Limits()
     checked = check(request)
     if where.memory_bytes is not None and isinstance(checked, CheckedModel):
-        try:
-            require_memory(checked.baseline, where.memory_bytes)
-        except ConfigError as error:
-            raise request.space.document.place.error(f"the baseline (the priors) cannot be trained: {error}") from None
+        require_baseline_fits(request.space, checked, where.memory_bytes)
     if confirm is not None:
         checked.workload.require_seed()
     owner = this_process()

@@ -68,7 +68,8 @@ def _run() -> None:
         _complain(_usage(error))
     except HpsearchError as error:
         code = error.exit_code
-        _complain(str(error))
+        for line in error.lines:
+            _complain(line)
     except streams.ReaderGone:
         code = 0
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def price(
-    space: SpaceOption,
+    space: SpaceOption = None,
     trials: Annotated[int, typer.Option("--trials", metavar="N", help="Trials of the study.")] = 50,
     data: DataOption = None,
     budget: Annotated[
@@ -38,17 +38,19 @@ def price(
     as_json: JsonOption = False,
 ) -> None:
     """Forecast time, tokens, FLOPs, disk and memory by short real runs. Creates no study and leaves nothing behind."""
-    from hpsearch.cli.run import leave, load, say
+    from hpsearch.cli.run import leave, load, require_space, say
     from hpsearch.execution.devices import choose_device
     from hpsearch.execution.local import LocalExecutor
     from hpsearch.places import require_trials, slot_count, slot_threads
     from hpsearch.search.forecast import THOROUGH, draw_configs, forecast
     from hpsearch.search.measuring import Bench, measure_speed
     from hpsearch.search.study import DEFAULT_SAMPLER, CheckedModel, Request, check, new_budget
+    from hpsearch.training.memory import machine_memory
+    from hpsearch.working import require_baseline_fits
 
     signal.signal(signal.SIGTERM, leave)
     require_trials(f"--trials {trials}", trials)
-    chosen = load(space, settings, budget, data)
+    chosen = load(require_space(space), settings, budget, data)
     if chosen.own:
         raise BadInput(f"--space {space}: only the runs of a trainer of your own tell its price; run a few trials first")
     devices = choose_device(device)
@@ -67,6 +69,8 @@ def price(
         )
         checked = check(request)
         assert isinstance(checked, CheckedModel)
+        if devices[0] == "cpu":
+            require_baseline_fits(chosen, checked, machine_memory())
         bench = Bench(chosen, request.cache_dir, devices, threads, checked.fingerprint)
         say(f"measuring up to {THOROUGH.shapes} shapes of the space in {count} slot{'s' if count > 1 else ''} ...")
         with contextlib.closing(LocalExecutor(count, threads)) as executor:

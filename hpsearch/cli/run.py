@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import math
 import os
+import shlex
 import signal
 import sys
 from types import FrameType
@@ -32,6 +33,7 @@ from hpsearch.cli.options import (
     storage_url,
 )
 from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
+from hpsearch.durations import duration_in
 from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForNow
 from hpsearch.places import require_trials
 from hpsearch.text import TOLD, shortened
@@ -43,7 +45,14 @@ if TYPE_CHECKING:
     from hpsearch.space.space import SearchSpace
     from hpsearch.working import Worked
 
-SpaceOption = Annotated[str, typer.Option("--space", metavar="PATH|NAME", help="A search space: a file, or a bundled one.")]
+SpaceOption = Annotated[
+    str | None,
+    typer.Option("--space", metavar="PATH|NAME", help="A search space: a file, or a bundled one.", show_default=False),
+]
+TimeoutOption = Annotated[
+    str | None,
+    typer.Option("--timeout", metavar="TIME", help="Stop after so long in all: 8h, 90m, 1h30m, or seconds; resumable."),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix one hyperparameter; may be repeated.")
 ]
@@ -54,7 +63,7 @@ DataOption = Annotated[
 
 @app.command()
 def run(
-    space: SpaceOption,
+    space: SpaceOption = None,
     trials: Annotated[int, typer.Option("--trials", metavar="N", help="Total of trials, those already done included.")] = 50,
     study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="By default the space's name.")] = None,
     data: DataOption = None,
@@ -105,14 +114,13 @@ def run(
             show_default=False,
         ),
     ] = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop after so long in all; resumable.")
-    ] = None,
+    timeout: TimeoutOption = None,
     budget_flops: Annotated[
         float | None, typer.Option("--budget-flops", metavar="FLOPS", help="Stop when all trials have cost so much; resumable.")
     ] = None,
     budget_hours: Annotated[
-        float | None, typer.Option("--budget-hours", metavar="HOURS", help="The same in hours that slots have trained.")
+        str | None,
+        typer.Option("--budget-hours", metavar="HOURS", help="The same in hours that slots have trained: 8, or 8h, 2d."),
     ] = None,
     patience: Annotated[
         int | None, typer.Option("--patience", metavar="N", help="End after N trials in a row without a better one.")
@@ -124,8 +132,11 @@ def run(
         ),
     ] = None,
     step_limit: Annotated[
-        float, typer.Option("--step-limit", metavar="SECONDS", help="A slot that takes no step for so long is replaced.")
-    ] = 600.0,
+        str,
+        typer.Option(
+            "--step-limit", metavar="TIME", help="A slot that takes no step for so long is replaced: 10m, or seconds."
+        ),
+    ] = "600",
     earlier: Annotated[
         list[str] | None,
         typer.Option(
@@ -161,26 +172,22 @@ def run(
 
     signal.signal(signal.SIGTERM, leave)  # Until the coordinator works, there is nothing to pause.
     require_trials(f"--trials {trials}", trials)
-    for option, amount, unit in (
-        ("--timeout", timeout, "seconds"),
-        ("--budget-flops", budget_flops, "FLOPs"),
-        ("--budget-hours", budget_hours, "hours"),
-        ("--step-limit", step_limit, "seconds"),
-    ):
-        if amount is not None and not 0 < amount < math.inf:
-            raise BadInput(f"{option} {amount}: give a number of {unit} above 0")
+    chosen_space = require_space(space)
+    if budget_flops is not None and not 0 < budget_flops < math.inf:
+        raise BadInput(f"--budget-flops {budget_flops}: give a number of FLOPs above 0")
+    step_limit_s = duration_in("--step-limit", step_limit)
     if patience is not None and patience < 1:
         raise BadInput(f"--patience {patience}: give a number of trials from 1")
     require_counts(top, seeds)
     limits = Limits(
-        timeout_s=timeout or math.inf,
+        timeout_s=math.inf if timeout is None else duration_in("--timeout", timeout),
         flops=budget_flops or math.inf,
-        slot_hours=budget_hours or math.inf,
+        slot_hours=math.inf if budget_hours is None else duration_in("--budget-hours", budget_hours, "h"),
         patience=patience or math.inf,
         min_gain=parse_min_gain(min_gain) if min_gain is not None else None,
     )
     trainer = None if command is None else parse_command(command)
-    chosen = load(space, settings, budget, data, own=trainer is not None)
+    chosen = load(chosen_space, settings, budget, data, own=trainer is not None)
     if limits.min_gain and len(chosen.objectives) > 1:
         raise BadInput("--min-gain: with several objectives there is no one improvement; use --patience")
     where = placement(
@@ -216,7 +223,7 @@ def run(
         view,
         say,
         limits=limits,
-        step_limit_s=step_limit,
+        step_limit_s=step_limit_s,
         confirm=(top, seeds) if confirm else None,
         again=leave_at_once,
         trackers=tracker or (),
@@ -231,6 +238,21 @@ def run(
         say("the confirmation is paused; the same command goes on with it")
         return exit_code(worked.confirmation_signals[0])
     return code
+
+
+def require_space(word: str | None) -> str:
+    """Raises BadInput with the spaces that there are where none is named."""
+    if word is not None:
+        return word
+    from hpsearch.space.find import bundled_spaces, spaces_nearby
+
+    here = [str(path) for path in spaces_nearby()]
+    nearby = f"; here: {', '.join(here)}" if here else ""
+    example = here[0] if here else "lm"
+    raise BadInput(
+        f"what is to be searched? Name a space with --space: bundled: {', '.join(bundled_spaces())}{nearby}; for instance "
+        f"`hpsearch run --space {shlex.quote(example)}` (`hpsearch space check {shlex.quote(example)}` says what it searches)"
+    )
 
 
 def load(word: str, settings: list[str] | None, budget: str | None, data: str | None, *, own: bool = False) -> SearchSpace:

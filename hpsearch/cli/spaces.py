@@ -29,17 +29,24 @@ def check_space(
     file: Annotated[str, typer.Argument(metavar="PATH|NAME", help="A file, or the name of a bundled space.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Validate a search space and print what would be searched."""
+    """Validate a search space and print what would be searched, or all that is wrong with it."""
     from dataclasses import asdict
 
+    from hpsearch.errors import SpaceError, SpaceMistakes
     from hpsearch.report.view import short, told_range, word
     from hpsearch.space.find import find_space
     from hpsearch.space.load import load_space
     from hpsearch.space.parameters import Derived, Fixed
 
     path, _ = find_space(file)
-    space = load_space(path)
-    require_baseline(space)
+    try:
+        space = load_space(path)
+        require_baseline(space)
+    except SpaceError as error:
+        if as_json:
+            places = [{"line": each.line, "column": each.column, "message": each.message} for each in error.all]
+            print_json({"path": str(path), "mistakes": places})
+        raise SpaceMistakes.of(error) from None
     prior = space.prior()
     if as_json:
         print_json(

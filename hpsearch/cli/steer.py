@@ -27,7 +27,7 @@ from hpsearch.cli.options import (
     print_json,
     same_place,
 )
-from hpsearch.cli.run import parse_setting, run, say, view
+from hpsearch.cli.run import TimeoutOption, parse_setting, run, say, view
 from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.files import write_atomically
 from hpsearch.scratch import temporary_folder
@@ -103,9 +103,7 @@ def resume(
         str, typer.Option("--slots", metavar="N|auto", help="Trials at a time; auto: one per GPU, else one per core.")
     ] = "auto",
     device: DeviceOption = "auto",
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop after so long in all; resumable.")
-    ] = None,
+    timeout: TimeoutOption = None,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
     checkpoints_dir: CheckpointsDirOption = None,
@@ -192,7 +190,7 @@ def proposal(space: SearchSpace, words: list[str], baseline: Mapping[str, Any]) 
         if name not in searched:
             fixed = "; it is not searched in this study" if name in space.parameters else did_you_mean(name, searched)
             raise BadInput(f"--set {word}: '{written}' is no searched parameter{fixed}")
-        given[name] = _value(searched[name], word, text)
+        given[name] = _value(space, searched[name], word, text)
     prior: dict[str, Any] = {**space.prior(), **baseline}
     params = space.propose(
         lambda parameter, _: (
@@ -226,22 +224,30 @@ def _set(words: list[str]) -> str:
     return f"--set {' --set '.join(words)}"
 
 
-def _value(parameter: Searched, word: str, text: str) -> Any:
-    from hpsearch.report.export import parse_value
+def _value(space: SearchSpace, parameter: Searched, word: str, text: str) -> Any:
+    """What a word says, read as in the space's file, among the values of the parameter."""
+    from hpsearch.errors import SpaceError
+    from hpsearch.space.declare import read_given
     from hpsearch.space.parameters import Range
+    from hpsearch.space.source import Place, Scalar, read_word
 
-    value = parse_value(text)
-    if isinstance(parameter, Range):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            value = int(value) if parameter.whole and float(value).is_integer() else value
-        fits = parameter.contains(value) and (not parameter.whole or isinstance(value, int))
-        if not fits or parameter.snapped(value) != value:
-            step = f" in steps of {parameter.step}" if parameter.step else ", whole numbers" if parameter.whole else ""
-            raise BadInput(f"--set {word}: {parameter.name} is searched from {parameter.low} to {parameter.high}{step}")
-        return value if parameter.whole else float(value)
-    for choice in parameter.choices:
-        if choice == value and isinstance(choice, bool) == isinstance(value, bool):
-            return choice
+    place = Place("--set")
+    try:
+        node = read_word(text, place.path)
+        if isinstance(parameter, Range):
+            value = read_given(space.names, parameter.info, node)
+            if value is None or not parameter.contains(value) or parameter.snapped(value) != value:  # type: ignore[arg-type]
+                step = f" in steps of {parameter.step}" if parameter.step else ", whole numbers" if parameter.whole else ""
+                raise BadInput(f"--set {word}: {parameter.name} is searched from {parameter.low} to {parameter.high}{step}")
+            return value
+        # A text that looks like a number, and was written in quotes, is found by its word.
+        for given in (node, Scalar(text, place)):
+            with contextlib.suppress(SpaceError):
+                value = read_given(space.names, parameter.info, given)
+                if value in parameter.choices:
+                    return parameter.choices[parameter.choices.index(value)]
+    except SpaceError as error:
+        raise BadInput(f"--set {word}: {error.message}") from None
     raise BadInput(f"--set {word}: {parameter.name} is one of {', '.join(map(str, parameter.choices))}")
 
 

@@ -164,8 +164,6 @@ def train(
     if config is None and not changes:
         raise BadInput("what is to be trained? Name a file with --config FILE, or hyperparameters with --set NAME=VALUE")
     asked = _on_text(read_config(config, changes), data, changes)
-    # As it is now, and not after hours of training; a pipe is read only once.
-    written = config.read_bytes() if config is not None and config.is_file() else b""
     where = choose_device(device)[0]
     if log_file is not None:
         require_writable(log_file)
@@ -206,10 +204,9 @@ def train(
     if result.outcome is Outcome.PAUSED:
         say(f"interrupted after step {result.iteration}; the same command goes on from the checkpoint in {out}")
         return pausing.exit_code
-    if changes or data is not None or config is None or config.suffix.lower() == ".toml" or not written:
-        write_atomically(out / "config.yaml", config_yaml(asked))
-    else:
-        write_atomically(out / "config.yaml", written)
+    # As it was then, and not after hours of training; a pipe is read only once.
+    as_it_was = config is not None and not changes and data is None and config.suffix.lower() != ".toml"
+    write_atomically(out / "config.yaml", asked.text if as_it_was else config_yaml(asked))
     found = result.metrics.get(asked.study.objective) if asked.study else None
     expected = asked.study.value if asked.study and data is None and not changes else None
     if as_json:

@@ -139,7 +139,8 @@ def _tokenizer(data: DataConfig, split: Split, vocab_size: int, architecture: st
             f"vocab_size {vocab_size} is too small for a BPE tokenizer: 256 bytes and {len(specials)} special tokens "
             f"of an {architecture} need {smallest_bpe(architecture)}; raise vocab_size or use tokenizer: bytes"
         )
-    ordinary = vocab_size - len(specials)
+    # No text has more tokens than bytes, and the library takes memory for as many as it is asked for.
+    ordinary = min(vocab_size - len(specials), 256 + split.train_bytes)
     key = ["bpe", identity, ordinary, BPE_TRAINING_BYTES]
     path = cache_dir / "tokenizers" / f"{cache.digest(key)}.json"
     found = cache.recall(cache_dir, key)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node
 
-from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, TrialConfig, canonical
+from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig, TrialConfig, canonical, shown
 from hpsearch.errors import BadInput, ConfigError, SpaceError, did_you_mean
 from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.places import MOST_THREADS
 from hpsearch.report.own import again
 from hpsearch.report.verdict import comment_lines, verdict_dict
 from hpsearch.report.view import StudyView, amount, finite, jsonable, searched_by, short
+from hpsearch.space.source import CONFIG, Node, plain, read_text, read_toml, read_word, read_yaml
+from hpsearch.space.source import Mapping as MappingNode
 from hpsearch.storage.records import TrialRecord
 from hpsearch.text import BLANKS, printable
 
@@ -55,7 +53,7 @@ class Origin(BaseModel):
     name: str
     trial: int
     objective: str
-    value: float | None = None
+    value: float | None = Field(None, allow_inf_nan=False)
 
 
 class _Data(DataConfig):
@@ -74,6 +72,8 @@ class ExportedConfig:
     run: Run = field(default_factory=Run)
     study: Origin | None = None
     """None for a file written by hand."""
+    text: str = field(default="", compare=False, repr=False)
+    """What was read."""
 
 
 def document(view: StudyView, trial: TrialRecord) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def read_config(path: Path | None, changes: Mapping[str, Any] | None = None) -> 
     are all there is. Raises SpaceError with file:line:column for what cannot be used, BadInput for a file that cannot be read
     and for a change.
     """
-    content, places = _parse(path) if path is not None else ({"hyperparameters": {}}, {})
+    content, places, text = _parse(path) if path is not None else ({"hyperparameters": {}}, {}, "")
     source = str(path) if path is not None else "--set"
     hyperparameters = content.pop("hyperparameters", None)
     content.pop("confirmation", None)  # Of the search; training needs nothing of it.
@@ -172,7 +172,6 @@ def read_config(path: Path | None, changes: Mapping[str, Any] | None = None) -> 
         raise _error(source, places, (name,), f"unknown section '{name}'{hint}")
     if not isinstance(hyperparameters, dict) or not (hyperparameters or changes):
         raise _error(source, places, where, "no hyperparameters here: write one `name: value` a line")
-    hyperparameters = {str(key): value for key, value in hyperparameters.items()}
     changed = _changed(hyperparameters, sections, changes or {})
     data = sections.get("data")
     if isinstance(data, dict) and ("command" in data or "function" in data):
@@ -198,6 +197,7 @@ def read_config(path: Path | None, changes: Mapping[str, Any] | None = None) -> 
         data_fingerprint=data.fingerprint,
         run=_section(Run, "run", sections, source, places) or Run(),
         study=_section(Origin, "study", sections, source, places),
+        text=text,
     )
 
 
@@ -211,7 +211,7 @@ def _changed(hyperparameters: dict[str, Any], sections: dict[str, Any], changes:
                 _Data.model_validate({key: value})
             except ValidationError as error:
                 hint = did_you_mean(key, _Data.model_fields) if key not in _Data.model_fields else ""
-                raise BadInput(f"--set {written}: {error.errors()[0]['msg']}, got {value!r}{hint}") from None
+                raise BadInput(f"--set {written}: {error.errors()[0]['msg']}, got {shown(value)}{hint}") from None
             written_there = sections.get("data") or {}
             sections["data"] = written_there | {key: value} if isinstance(written_there, dict) else written_there
             continue
@@ -224,13 +224,11 @@ def _changed(hyperparameters: dict[str, Any], sections: dict[str, Any], changes:
 
 
 def parse_value(text: str) -> Any:
-    """The value of `--set NAME=VALUE`: a YAML value in flow form, as in a file. Raises BadInput."""
+    """The value of `--set NAME=VALUE`, as a file would have it after the name. Raises BadInput."""
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise BadInput(f"--set …={text}: not a YAML value ({_sentence(str(error))})") from None
-    except RecursionError:
-        raise BadInput(f"--set …={text[:60]}…: nested too deeply; no value needs more than two levels") from None
+        return plain(read_word(text, "--set"))
+    except SpaceError as error:
+        raise BadInput(f"--set …={text[:200]}: {error.message}") from None
 
 
 def config_yaml(asked: ExportedConfig) -> str:
@@ -311,55 +309,25 @@ def _quoted(text: str) -> str:
 _Places = dict[tuple[str, ...], tuple[int, int]]
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], _Places]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); a configuration is a YAML file") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot read the configuration: {error.strerror}") from None
-    try:
-        if path.suffix.lower() == ".toml":
-            return _parse_toml(text, path), {}
-        places: _Places = {}
-        _note_places(YAML(typ="safe", pure=True).compose(text), (), places, str(path))
-        content = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        problem = error.problem or "not YAML"
-        if "constructor for the tag" in problem:
-            problem = "a YAML tag (`!`) is not allowed here: write plain values"
-        raise SpaceError(_sentence(problem), path=str(path), line=line, column=column) from None
-    except YAMLError as error:
-        raise SpaceError(_sentence(str(error)), path=str(path)) from None
-    except RecursionError:
-        raise SpaceError("nested too deeply: a configuration needs three levels", path=str(path)) from None
-    if not isinstance(content, dict):
+def _parse(path: Path) -> tuple[dict[str, Any], _Places, str]:
+    """The content, where each key of it is, and the text."""
+    text = read_text(path, CONFIG)
+    node = read_toml(text, str(path)) if path.suffix.lower() == ".toml" else read_yaml(text, str(path), CONFIG)
+    if not isinstance(node, MappingNode):
         raise SpaceError("no configuration here: write one `name: value` a line", path=str(path))
-    return {str(key): value for key, value in content.items()}, places
+    places: _Places = {}
+    _note_places(node, (), places)
+    content = plain(node)
+    assert isinstance(content, dict)
+    return content, places, text
 
 
-def _parse_toml(text: str, path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
-        line, column = (int(found[1]), int(found[2])) if found else (text.count("\n") + 1, 1)
-        message = str(error).partition(" (at ")[0]
-        raise SpaceError(f"not TOML: {message}", path=str(path), line=line, column=column) from None
-
-
-def _note_places(node: Node | None, prefix: tuple[str, ...], places: _Places, path: str) -> None:
-    """Where each key is written. Raises SpaceError for one that is written twice."""
+def _note_places(node: Node, prefix: tuple[str, ...], places: _Places) -> None:
     if isinstance(node, MappingNode):
-        for key, value in node.value:
-            here, (line, column) = (*prefix, str(key.value)), (key.start_mark.line + 1, key.start_mark.column + 1)
-            if here in places:
-                told = f"duplicate key '{key.value}': it is also on line {places[here][0]}; keep one"
-                raise SpaceError(told, path=path, line=line, column=column)
-            places[here] = (line, column)
-            _note_places(value, here, places, path)
+        for key, value in node.items.items():
+            here, at = (*prefix, key), node.places[key]
+            places[here] = (at.line, at.column)
+            _note_places(value, here, places)
 
 
 def _section(model: type[Any], name: str, sections: Mapping[str, Any], path: str, places: _Places) -> Any:
@@ -375,7 +343,7 @@ def _section(model: type[Any], name: str, sections: Mapping[str, Any], path: str
         key = str(first["loc"][0]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
             raise _error(path, places, (name, key), f"unknown key '{key}'{did_you_mean(key, model.model_fields)}") from None
-        raise _error(path, places, (name, key), f"{name}.{key}: {first['msg']}, got {first['input']!r}") from None
+        raise _error(path, places, (name, key), f"{name}.{key}: {first['msg']}, got {shown(first['input'])}") from None
 
 
 def _spelling(settings: Mapping[str, Any], name: str) -> str:
@@ -387,7 +355,3 @@ def _spelling(settings: Mapping[str, Any], name: str) -> str:
 def _error(path: str, places: _Places, where: tuple[str, ...], message: str) -> SpaceError:
     line, column = places.get(where) or places.get(where[:-1]) or (1, 1)
     return SpaceError(message, path=path, line=line, column=column)
-
-
-def _sentence(text: str) -> str:
-    return " ".join(text.split())

@@ -17,6 +17,7 @@ DEFAULT_EVALUATIONS = 10
 FEW_EVALUATIONS = 5
 """Fewer are too few to prune at; from here to the default, a number that divides the steps of one's own trainer is taken."""
 MAX_EVALUATIONS = 1_000
+DEFAULT_BUDGET = BudgetSpec(DEFAULT_KIND, DEFAULT_AMOUNT, DEFAULT_EVALUATIONS)
 BUDGET_KINDS: tuple[BudgetKind, ...] = tuple(kind for kind in get_args(BudgetKind) if kind != "steps")
 WHOLE_KINDS = ("tokens", "max_iters")
 

@@ -124,7 +124,7 @@ def _styled(value: Any) -> Any:
         sequence = CommentedSeq(_styled(item) for item in value)
         sequence.fa.set_flow_style()
         return sequence
-    if isinstance(value, str) and (not isinstance(resolve(value), str) or not value.isprintable()):
+    if isinstance(value, str) and (not isinstance(resolve(value), str) or not value.isprintable() or value.startswith("?")):
         return DoubleQuotedScalarString(value)
     return value
 

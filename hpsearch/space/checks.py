@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 from hpsearch.config import idle_reason
 from hpsearch.errors import SpaceError
 from hpsearch.objectives import OBJECTIVES
 from hpsearch.space.budget import check_budget
 from hpsearch.space.expressions import Expression, ExpressionError, UnknownValue
+from hpsearch.space.mistakes import Mistakes
 from hpsearch.space.parameters import Derived, Fixed, Parameter, Settings
 from hpsearch.space.source import Place
 from hpsearch.space.space import DRAWS, Rule, SearchSpace
@@ -20,41 +22,100 @@ TRIED = 2_000
 """Cases in which an expression is tried for errors."""
 
 
-def check(space: SearchSpace) -> None:
-    """Raises SpaceError for the first thing that does not fit."""
-    for parameter in space.parameters.values():
-        if isinstance(parameter, Derived):
-            for _ in space.cases([parameter.name], TRIED):
-                pass  # computing it raises what is wrong
-        _check_fixed(space, parameter)
-        _check_needs(space, parameter)
+def check(
+    space: SearchSpace, mistakes: Mistakes, unread: set[str], sections: Collection[str], explicit: Collection[str] | None
+) -> SearchSpace:
+    """Note what does not fit; the space without parameters that an override has made idle.
+
+    unread: names of parameters that could not be read; what depends on them is not looked at. sections: the same of sections.
+    explicit: the parameters that an override sets; None where this is no override.
+    """
+    before = len(mistakes)
+    with mistakes.noting():
+        _ = space.searched
+    if len(mistakes) > before:
+        return space  # Values that need each other: nothing else can be told.
+    broken = set(unread)
+
+    def sound(*names: str) -> bool:
+        return not broken & space.reach(names)
+
+    def note(name: str, function: Callable[[SearchSpace, Parameter], None]) -> None:
+        before = len(mistakes)
+        with mistakes.noting():
+            function(space, space.parameters[name])
+        if len(mistakes) > before:
+            broken.add(name)
+
+    for name, parameter in space.parameters.items():
+        if parameter.when is not None and sound(name):
+            note(name, _check_condition)
+    while idle := [each for each in _idle(space) if sound(each.name)]:
+        for parameter in idle:
+            if explicit is None or parameter.name in explicit:
+                mistakes.append(_idle_error(parameter))
+                broken.add(parameter.name)
+        gone = {parameter.name for parameter in idle} - broken
+        kept = {name: parameter for name, parameter in space.parameters.items() if name not in gone}
+        space = replace(space, parameters=kept)
+    for function in (_check_derived, _check_fixed, _check_needs):
+        for name, parameter in space.parameters.items():
+            if sound(name, *parameter.info.needs):
+                note(name, function)
     if not space.own:
-        _check_objectives(space)
-        _check_sampling(space)
-        _check_vocabulary(space)
-        check_budget(space)
-    for rule in space.rules:
-        _check_rule(space, rule)
-    _check_baseline(space)
-    if not space.searched:
-        place = space.document.places["parameters"]
-        raise place.error("nothing is searched; give a parameter {low, high} or {choices}")
+        _check_sections(space, mistakes, broken, sections)
+    sound_rules = [rule for rule in space.rules if sound(*rule.expression.names)]
+    before = len(mistakes)
+    for rule in sound_rules:
+        with mistakes.noting():
+            _check_rule(space, rule)
+    if len(mistakes) > before:
+        return space
+    with mistakes.noting():
+        if broken:
+            for rule in sound_rules:
+                if not space.undecided(rule.expression.names):
+                    _check_satisfiable(space, [rule], rule)
+        else:
+            _check_baseline(space)
+            if not space.searched:
+                place = space.document.places["parameters"]
+                raise place.error("nothing is searched; give a parameter {low, high} or {choices}")
+    return space
 
 
-def check_conditions(space: SearchSpace) -> None:
+def _check_sections(space: SearchSpace, mistakes: Mistakes, broken: set[str], sections: Collection[str]) -> None:
+    """What the sections of a space for the built-in model say of its parameters."""
+    for function, needed, names in (
+        (_check_objectives, ("objective",), ("architecture", "vocab_size")),
+        (_check_sampling, ("objective",), SAMPLING),
+        (_check_vocabulary, ("data",), ("vocab_size",)),
+        (check_budget, ("budget",), ("batch_size", "context_length")),
+    ):
+        if not broken & space.reach(names) and not set(needed) & set(sections):
+            with mistakes.noting():
+                function(space)
+
+
+def _check_condition(space: SearchSpace, parameter: Parameter) -> None:
     """Raises SpaceError for a `when` that nobody can tell in time, or that cannot be computed."""
-    for parameter in space.parameters.values():
-        if parameter.when is not None:
-            place = parameter.when_place or parameter.place
-            for unknown in sorted(space.undecided(parameter.when.names)):
-                raise place.error(
-                    f"{parameter.name}: `when: {parameter.when.text}` depends on {unknown}, which the budget decides later; "
-                    "use another condition"
-                )
-            _try(space, parameter.when, place, f"{parameter.name}: when")
+    assert parameter.when is not None
+    place = parameter.when_place or parameter.place
+    for unknown in sorted(space.undecided(parameter.when.names)):
+        raise place.error(
+            f"{parameter.name}: `when: {parameter.when.text}` depends on {unknown}, which the budget decides later; "
+            "use another condition"
+        )
+    _try(space, parameter.when, place, f"{parameter.name}: when")
 
 
-def idle_parameters(space: SearchSpace) -> list[Parameter]:
+def _check_derived(space: SearchSpace, parameter: Parameter) -> None:
+    if isinstance(parameter, Derived):
+        for _ in space.cases([parameter.name], TRIED):
+            pass  # computing it raises what is wrong
+
+
+def _idle(space: SearchSpace) -> list[Parameter]:
     """Those whose `when` never holds."""
     found = []
     for parameter in space.parameters.values():
@@ -64,7 +125,7 @@ def idle_parameters(space: SearchSpace) -> list[Parameter]:
     return found
 
 
-def idle_error(parameter: Parameter) -> SpaceError:
+def _idle_error(parameter: Parameter) -> SpaceError:
     assert parameter.when is not None
     place = parameter.when_place or parameter.place
     return place.error(
@@ -191,14 +252,11 @@ def _check_baseline(space: SearchSpace) -> None:
     broken = space.broken_rule(settings)
     if broken:
         rule, sentence = broken
-        names = rule.expression.names
         decided = [each for each in space.rules if not space.undecided(each.expression.names)]
         for together in ([rule], decided):
-            of_all = tuple(dict.fromkeys(name for each in together for name in each.expression.names))
-            if not any(all(_permits(space, each, case) for each in together) for case in space.cases(of_all)):
-                told = " and ".join(f"`{each.expression.text}`" for each in together)
-                raise rule.place.error(f"no configuration satisfies {told}{_counted(space, of_all)}; {_change(of_all)}")
-        raise rule.place.error(f"the baseline (the priors) breaks a rule: {sentence}; change a prior of {' or '.join(names)}")
+            _check_satisfiable(space, together, rule)
+        names = " or ".join(rule.expression.names)
+        raise rule.place.error(f"the baseline (the priors) breaks a rule: {sentence}; change a prior of {names}")
     misfit, shape = space.names.misfit(settings), space.names.shape
     if misfit is not None:
         culprit = _place_of(space, misfit.name)
@@ -207,6 +265,13 @@ def _check_baseline(space: SearchSpace) -> None:
         if misfit.name in PLACES:
             raise culprit.error(str(misfit))
         raise culprit.error(f"the baseline (the priors) cannot be trained: {misfit}; change a prior")
+
+
+def _check_satisfiable(space: SearchSpace, together: Collection[Rule], rule: Rule) -> None:
+    of_all = tuple(dict.fromkeys(name for each in together for name in each.expression.names))
+    if not any(all(_permits(space, each, case) for each in together) for case in space.cases(of_all)):
+        told = " and ".join(f"`{each.expression.text}`" for each in together)
+        raise rule.place.error(f"no configuration satisfies {told}{_counted(space, of_all)}; {_change(of_all)}")
 
 
 def _permits(space: SearchSpace, rule: Rule, case: Settings) -> bool:

@@ -7,9 +7,10 @@ from decimal import Decimal
 from typing import Literal
 
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.hyperparameter import Hyperparameter
+from hpsearch.hyperparameter import LARGEST, Hyperparameter
 from hpsearch.space.auto import NEEDS
 from hpsearch.space.expressions import Expression, ExpressionError, Kind, parse_expression
+from hpsearch.space.mistakes import Follows, Mistakes
 from hpsearch.space.names import OWN, Names
 from hpsearch.space.parameters import (
     AUTO,
@@ -32,8 +33,44 @@ FORMS: dict[str, tuple[str, ...]] = {
 }
 """The keys of each way to declare a parameter, by the key that tells which one it is."""
 CONSTRAINTS = ("num_parameters", "flops_per_token", "memory_bytes", "train_seconds")
-LARGEST = 2**53
-"""Up to here whole numbers are exact as floats, whatever computes with them."""
+MOST = 1e300
+"""Of a number for a trainer of one's own: differences and small multiples of such numbers are still numbers."""
+_CHOICES = "write {choices: [...]}"
+_LOG = "write {low: …, high: …, log: true}"
+_RANGE = "write {low: …, high: …}"
+KEYS = {
+    **dict.fromkeys(
+        ("values", "options", "categories", "categorical", "choice", "items", "list", "enum", "grid", "grid_search", "ordinal"),
+        _CHOICES,
+    ),
+    **dict.fromkeys(("min", "lower", "minimum", "lo", "lower_bound", "from", "start"), "write low"),
+    **dict.fromkeys(("max", "upper", "maximum", "hi", "upper_bound", "to", "end", "stop"), "write high"),
+    **dict.fromkeys(("bounds", "range", "uniform", "randint", "int", "float", "finrange"), _RANGE),
+    **dict.fromkeys(("loguniform", "log_uniform", "log_uniform_values", "lograndint", "logfinrange"), _LOG),
+    **dict.fromkeys(("quniform", "qrandint"), "write {low: …, high: …, step: …}"),
+    **dict.fromkeys(("q", "quantization", "increment", "quantum"), "write step"),
+    **dict.fromkeys(
+        ("log_scale", "logscale", "is_log", "use_log", "scale", "distribution", "dist"), "for a log scale write log: true"
+    ),
+    **dict.fromkeys(("default", "default_value", "initial", "init", "initial_value", "mode"), "write prior"),
+    **dict.fromkeys(("const", "constant", "fixed"), "write value"),
+    **dict.fromkeys(("condition", "conditions", "if", "depends_on", "parent"), "write when: an expression"),
+    **dict.fromkeys(("mu", "sigma", "mean", "std"), "no distribution here has one; write {low: …, high: …, prior: …}"),
+    **dict.fromkeys(("probabilities", "weights", "p"), "choices are equally likely at first; leave it out"),
+    "type": "leave it out: 3 is a whole number and 3.0 is not",
+}
+"""What the keys of other tools (W&B, Ray Tune, Optuna, Syne Tune, Nevergrad) are here; for hints only."""
+DISTRIBUTIONS = (
+    (("log_uniform_values", "loguniform", "log-uniform", "log", "logarithmic", "lograndint"), "write log: true"),
+    (("q_log_uniform_values", "qloguniform"), "write log: true, and leave the step out"),
+    (("log_uniform", "q_log_uniform"), "write log: true, with low and high themselves, not their exponents"),
+    (("q_uniform", "quniform", "qrandint"), "write step: …"),
+    (("categorical", "choice", "ordinal"), _CHOICES),
+    (("constant",), "write value: …"),
+    (("uniform", "int_uniform", "randint", "linear"), "leave it out: low and high say it"),
+    (("int", "integer", "float", "double"), "leave it out: 3 is a whole number and 3.0 is not"),
+    (("normal", "q_normal", "log_normal", "q_log_normal", "beta", "inv_log_uniform_values"), "there is none such; " + _RANGE),
+)
 MAX_STEPS = 1_000_000_000
 
 
@@ -57,8 +94,10 @@ def read_expression(names: Names, node: Node, wanted: Kind, label: str) -> Expre
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         raise node.place.error(f"{label} is an expression such as `d_model % num_heads == 0`, not {_shown(node)}")
     try:
-        expression = parse_expression(node.value, names.kinds, names.aliases)
+        expression = parse_expression(node.value, names.kinds, names.aliases, names.broken)
     except ExpressionError as error:
+        if error.unknown in names.broken:
+            raise Follows from None
         message = _unknown_name(names, error) if error.unknown else error.message
         raise _inside(node, error.offset).error(f"{label}: {message}") from None
     for name, string, offset in expression.literals:
@@ -74,27 +113,46 @@ def read_expression(names: Names, node: Node, wanted: Kind, label: str) -> Expre
 
 def _declared(names: Names, info: Hyperparameter, node: Mapping, key: Place) -> Parameter:
     known = tuple(dict.fromkeys(each for keys in FORMS.values() for each in keys))
+    mistakes = Mistakes()
     for each, place in node.places.items():
         if each not in known:
-            hint = did_you_mean(each, known) or f"; known: {', '.join(known)}"
-            raise place.error(f"{info.name}: unknown key '{each}'{hint}")
+            told = _elsewhere(each, node.items[each]) or did_you_mean(each, known) or f"; known: {', '.join(known)}"
+            mistakes.append(place.error(f"{info.name}: unknown key '{each}'{told}"))
     form = next((form for form in FORMS if form in node.items), "low" if "high" in node.items else None)
     if form is None:
+        mistakes.check()
         raise node.place.error(f"{info.name}: give a value, {{low, high}} or {{choices}}")
     for each, place in node.places.items():
-        if each not in FORMS[form]:
-            raise place.error(f"{info.name}: '{each}' does not go with '{form}'; remove one of them")
+        if each in known and each not in FORMS[form]:
+            mistakes.append(place.error(f"{info.name}: '{each}' does not go with '{form}'; remove one of them"))
     when = when_place = None
     if "when" in node.items:
-        when = read_expression(names, node.items["when"], "boolean", f"{info.name}: when")
         when_place = node.items["when"].place
-    if form == "value":
-        return _single(names, info, node.items["value"], key, when, when_place)
-    if info.fixed:
-        raise key.error(f"a range on {info.name} is refused: {info.fixed}; give it one value")
-    if form == "choices":
-        return _choices(info, node, key, when, when_place)
-    return _range(info, node, key, when, when_place)
+        with mistakes.noting():
+            when = read_expression(names, node.items["when"], "boolean", f"{info.name}: when")
+
+    def read() -> Parameter:
+        if form == "value":
+            return _single(names, info, node.items["value"], key, when, when_place)
+        if info.fixed:
+            raise key.error(f"a range on {info.name} is refused: {info.fixed}; give it one value")
+        return (_choices if form == "choices" else _range)(info, node, key, when, when_place)
+
+    parameter = mistakes.attempt(None, read)
+    mistakes.check()
+    assert parameter is not None
+    return parameter
+
+
+def _elsewhere(key: str, node: Node) -> str:
+    """What a key of another tool is here, or an empty string."""
+    word = key.lower()
+    if word in ("distribution", "dist", "type", "scale") and isinstance(node, Scalar):
+        kind = str(node.value).lower()
+        told = next((told for words, told in DISTRIBUTIONS if kind in words), "")
+        if told:
+            return f"; {told}"
+    return f"; {KEYS[word]}" if word in KEYS else ""
 
 
 def _single(
@@ -102,17 +160,35 @@ def _single(
 ) -> Parameter:
     if not isinstance(node, Scalar):
         raise node.place.error(f"{info.name}: one value is needed, not {_shown(node)}")
-    text = node.value
-    if isinstance(text, str) and info.kind != "str":
-        word = text.strip()
-        if info.kind == "bool" and word.lower() in ("yes", "no", "on", "off", "y", "n"):
-            raise node.place.error(f"{info.name}: write true or false, not {word}")
-        if not (info.choices and (word in info.choices or word.isidentifier())):
-            expression = read_expression(names, node, names.kinds[info.name], info.name)
-            if expression.names:
-                return Derived(name=info.name, info=info, when=when, place=key, when_place=when_place, expression=expression)
-            node = Scalar(_constant(expression, node, info), node.place)
+    expression = _expression(names, info, node)
+    if expression is not None:
+        if expression.names:
+            return Derived(name=info.name, info=info, when=when, place=key, when_place=when_place, expression=expression)
+        node = Scalar(_constant(expression, node, info), node.place)
     return Fixed(name=info.name, info=info, when=when, place=key, when_place=when_place, value=read_value(info, node))
+
+
+def read_given(names: Names, info: Hyperparameter, node: Node) -> Setting:
+    """One value without names in it: `128`, `2 ** 7`. Raises SpaceError."""
+    expression = _expression(names, info, node) if isinstance(node, Scalar) else None
+    if expression is not None:
+        if expression.names:
+            raise node.place.error(f"{info.name}: one value is needed, not an expression over {' and '.join(expression.names)}")
+        assert isinstance(node, Scalar)
+        node = Scalar(_constant(expression, node, info), node.place)
+    return read_value(info, node)
+
+
+def _expression(names: Names, info: Hyperparameter, node: Scalar) -> Expression | None:
+    """The expression that a text is; None for what is a value by itself."""
+    if not isinstance(node.value, str) or info.kind == "str":
+        return None
+    word = node.value.strip()
+    if info.kind == "bool" and word.lower() in ("yes", "no", "on", "off", "y", "n"):
+        raise node.place.error(f"{info.name}: write true or false, not {word}")
+    if info.choices and (word in info.choices or word.isidentifier()):
+        return None
+    return read_expression(names, node, names.kinds[info.name], info.name)
 
 
 def _constant(expression: Expression, node: Scalar, info: Hyperparameter) -> bool | int | float | str:
@@ -175,26 +251,27 @@ def _range(info: Hyperparameter, node: Mapping, key: Place, when: Expression | N
     for side, other in (("low", "high"), ("high", "low")):
         if side not in node.items:
             raise node.place.error(f"{info.name} has {other} but no {side}; give both")
+    mistakes = Mistakes()
     ends: dict[str, int | float] = {}
     for side in ("low", "high"):
-        value = read_value(info, node.items[side], side)
-        assert isinstance(value, int | float)
-        ends[side] = value
+        with mistakes.noting():
+            value = read_value(info, node.items[side], side)
+            assert isinstance(value, int | float)
+            ends[side] = value
+    log = mistakes.attempt(False, _log, info, node)
+    confidence = mistakes.attempt(None, _confidence, info, node)
+    mistakes.check()
     low, high = ends["low"], ends["high"]
     if low > high:
         raise node.items["low"].place.error(f"{info.name}: low {low} is above high {high}; swap them")
-    log = False
-    if "log" in node.items:
-        written = plain(node.items["log"])
-        if not isinstance(written, bool):
-            raise node.items["log"].place.error(f"{info.name}: log is true or false, not {_shown(node.items['log'])}")
-        log = written
-        if log and low <= 0:
-            raise node.items["low"].place.error(
-                f"{info.name}: a log scale needs low above 0, not {low}; raise low or remove log"
-            )
-    step = _step(info, node.items["step"], low, high, log) if "step" in node.items else None
-    prior = _prior_number(info, node.items["prior"], low, high) if "prior" in node.items else None
+    if log and low <= 0:
+        raise node.items["low"].place.error(f"{info.name}: a log scale needs low above 0, not {low}; raise low or remove log")
+    step, prior = None, None
+    if "step" in node.items:
+        step = mistakes.attempt(None, _step, info, node.items["step"], low, high, log)
+    if "prior" in node.items:
+        prior = mistakes.attempt(None, _prior_number, info, node.items["prior"], low, high)
+    mistakes.check()
     return Range(
         name=info.name,
         info=info,
@@ -206,8 +283,17 @@ def _range(info: Hyperparameter, node: Mapping, key: Place, when: Expression | N
         log=log,
         step=step,
         prior=prior,
-        confidence=_confidence(info, node),
+        confidence=confidence,
     )
+
+
+def _log(info: Hyperparameter, node: Mapping) -> bool:
+    if "log" not in node.items:
+        return False
+    written = plain(node.items["log"])
+    if not isinstance(written, bool):
+        raise node.items["log"].place.error(f"{info.name}: log is true or false, not {_shown(node.items['log'])}")
+    return written
 
 
 def _step(info: Hyperparameter, node: Node, low: int | float, high: int | float, log: bool) -> int | float | None:
@@ -279,11 +365,16 @@ def _choices(info: Hyperparameter, node: Mapping, key: Place, when: Expression |
     if not listed.items:
         raise listed.place.error(f"{info.name}: choices is empty; list at least one value, or give one value without choices")
     values: list[Setting] = []
+    mistakes = Mistakes()
+    seen: set[Setting] = set()
     for item in listed.items:
-        value = read_value(info, item, "a choice")
-        if value in values:
-            raise item.place.error(f"{info.name}: {_shown(item)} is among the choices twice; keep one")
-        values.append(value)
+        with mistakes.noting():
+            value = read_value(info, item, "a choice")
+            if value in seen:
+                raise item.place.error(f"{info.name}: {_shown(item)} is among the choices twice; keep one")
+            seen.add(value)
+            values.append(value)
+    mistakes.check()
     prior: Setting = None
     if "prior" in node.items:
         auto = _is_auto(info, node.items["prior"])
@@ -304,6 +395,9 @@ def _choices(info: Hyperparameter, node: Mapping, key: Place, when: Expression |
 
 
 def _out_of_bounds(info: Hyperparameter, value: int | float) -> str:
+    if info.section == OWN:
+        most = LARGEST if isinstance(value, int) else MOST
+        return f"{info.name} is from {-most:g} to {most:g}" if abs(value) > most else ""
     if info.low is not None and (value < info.low or (info.low_open and value == info.low)):
         return f"{info.name} is {'above' if info.low_open else 'at least'} {info.low:g}"
     if info.high is None and value > LARGEST:

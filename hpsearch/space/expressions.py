@@ -9,10 +9,12 @@ beforehand, and is bounded: it cannot run long or grow large.
 from __future__ import annotations
 
 import ast
+import keyword
 import math
 import operator
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,11 +33,18 @@ MAX_BITS = 256
 
 
 class ExpressionError(Exception):
-    """`offset` is where in the text, in characters from 0; `unknown` the name that is not known, if that is the matter."""
+    """`offset` is where in the text, in characters from 0; `unknown` the name that is not known, if that is the matter; `names`
+    those that are known."""
+
+    names: tuple[str, ...] = ()
 
     def __init__(self, message: str, offset: int = 0, unknown: str = "") -> None:
         self.message, self.offset, self.unknown = message, offset, unknown
         super().__init__(message)
+
+
+class NoExpression(ExpressionError):
+    """A text that does not read as an expression at all."""
 
 
 class UnknownValue(Exception):
@@ -68,29 +77,102 @@ class Expression:
         return result
 
 
-def parse_expression(text: str, kinds: Mapping[str, Kind], aliases: Mapping[str, str] | None = None) -> Expression:
-    """`kinds`: what may be mentioned. `aliases`: other names of those. Raises ExpressionError."""
+def parse_expression(
+    text: str, kinds: Mapping[str, Kind], aliases: Mapping[str, str] | None = None, also: Collection[str] = ()
+) -> Expression:
+    """`kinds`: what may be mentioned. `aliases`: other names of those. `also`: names that are read as such, though nothing is
+    known of them. Raises ExpressionError, NoExpression for what is none."""
     lead = len(text) - len(text.lstrip())
     source = " ".join(text.strip().splitlines())
     if not source:
-        raise ExpressionError("an expression is empty")
+        raise NoExpression("an expression is empty")
     if len(source) > MAX_CHARACTERS:
-        raise ExpressionError(f"an expression has at most {MAX_CHARACTERS} characters; this one has {len(source)}")
+        raise NoExpression(f"an expression has at most {MAX_CHARACTERS} characters; this one has {len(source)}")
     if not (source.isascii() and source.isprintable()):
-        raise ExpressionError("an expression is written in plain ASCII characters")
+        raise NoExpression("an expression is written in plain ASCII characters")
+    written = _Written.of(source, lead, {*kinds, *also})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(source, mode="eval")
+            tree = ast.parse(written.text, mode="eval")
     except SyntaxError as error:
         told = "" if error.msg == "invalid syntax" else f" ({error.msg})"
-        raise ExpressionError(f"'{source}' is not an expression{told}", lead + max((error.offset or 1) - 1, 0)) from None
+        at = written.offset(max((error.offset or 1) - 1, 0))
+        raise NoExpression(f"'{source}' is not an expression{told}", at) from None
     except (RecursionError, MemoryError, ValueError):
-        raise ExpressionError(f"an expression nests at most {MAX_NESTING} levels deep") from None
-    compiler = _Compiler(kinds, aliases or {}, lead)
-    kind, run = compiler.compile(tree.body, 0)
-    names = tuple(dict.fromkeys(compiler.names))
-    return Expression(ast.unparse(tree), kind, names, tuple(compiler.literals), run)
+        raise NoExpression(f"an expression nests at most {MAX_NESTING} levels deep") from None
+    compiler = _Compiler(kinds, aliases or {}, written)
+    try:
+        mentioned = compiler.resolve(tree)
+        kind, run = compiler.compile(tree.body, 0)
+    except ExpressionError as error:
+        error.names = compiler.known
+        raise
+    return Expression(ast.unparse(tree), kind, mentioned, tuple(compiler.literals), run)
+
+
+_QUOTED = "'[^']*'|\"[^\"]*\""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """An expression as Python reads it: names that are none to Python, such as `lambda` and `opt.lr`, have others there."""
+
+    text: str
+    lead: int
+    """Characters before it."""
+    names: dict[str, str] = field(default_factory=dict)
+    """What stands there → the name."""
+    ends: tuple[tuple[int, int], ...] = ()
+    """Where such a name ends, and how many characters it is shorter than it was."""
+
+    @classmethod
+    def of(cls, source: str, lead: int, known: Collection[str]) -> _Written:
+        """A name with a '-' in it is that name where it stands without spaces; a difference has spaces."""
+        odd = sorted((name for name in known if _is_odd(name)), key=len, reverse=True)
+        if not odd:
+            return cls(source, lead)
+        prefix = "_"
+        while prefix in source:
+            prefix += "_"
+        names: dict[str, str] = {}
+        ends: list[tuple[int, int]] = []
+        parts: list[str] = []
+        at = length = 0
+        # Behind a dot or a dash that belongs to another word it is a part of that word.
+        pattern = rf"{_QUOTED}|(?<![\w.])(?<!\w-)(?P<name>{'|'.join(map(re.escape, odd))})(?![\w]|\.\w)"
+        for found in re.finditer(pattern, source):
+            name = found["name"]
+            if name is None:
+                continue
+            pieces = name.split("-")
+            if len(pieces) > 1 and all(piece in known or piece.isdecimal() for piece in pieces):
+                ambiguous = ExpressionError(
+                    f"'{name}' is a parameter, and could be a difference of others as well; write the difference with spaces "
+                    "around '-', or give that parameter another name",
+                    lead + found.start(),
+                )
+                ambiguous.names = (name,)
+                raise ambiguous
+            stand_in = f"{prefix}{len(names)}"
+            names[stand_in] = name
+            parts += [source[at : found.start()], stand_in]
+            length += found.start() - at + len(stand_in)
+            ends.append((length, len(name) - len(stand_in)))
+            at = found.end()
+        return cls("".join([*parts, source[at:]]), lead, names, tuple(ends))
+
+    def offset(self, column: int) -> int:
+        """Where in what was written a column of `text` is."""
+        return self.lead + column + sum(shorter for end, shorter in self.ends if end <= column)
+
+
+def dotted_names(names: Iterable[str]) -> list[str]:
+    return [name for name in names if "." in name]
+
+
+def _is_odd(name: str) -> bool:
+    return not name.isidentifier() or (keyword.iskeyword(name) and name not in ("True", "False", "None"))
 
 
 def _bounded(value: Any) -> Any:
@@ -160,16 +242,61 @@ _REFUSED: dict[type[ast.AST], str] = {
 }
 
 
+_NOT_PART = "not part of this language; use names, numbers, arithmetic, comparisons, and/or/not"
+
+
 class _Compiler:
     """One walk: refuses, resolves names, infers kinds, and returns a function that computes."""
 
-    def __init__(self, kinds: Mapping[str, Kind], aliases: Mapping[str, str], lead: int) -> None:
-        self.kinds, self.aliases, self.lead = kinds, aliases, lead
-        self.names: list[str] = []
+    def __init__(self, kinds: Mapping[str, Kind], aliases: Mapping[str, str], written: _Written) -> None:
+        self.kinds, self.aliases, self.written = kinds, aliases, written
+        self.known: tuple[str, ...] = ()
+        """Names of parameters that it mentions, canonical, in the order of first mention."""
         self.literals: list[tuple[str, str, int]] = []
 
+    def at(self, node: ast.expr) -> int:
+        return self.written.offset(node.col_offset)
+
     def fail(self, node: ast.expr, message: str) -> ExpressionError:
-        return ExpressionError(message, self.lead + node.col_offset)
+        return ExpressionError(message, self.at(node))
+
+    def resolve(self, tree: ast.Expression) -> tuple[str, ...]:
+        """Put the canonical names in their places. Raises ExpressionError for the first that is not known: before anything
+        else, as a text with unknown words in it need not be an expression."""
+        functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        dotted = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        unknown: list[tuple[int, str, str]] = []
+        found: list[tuple[int, str]] = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and id(node) not in dotted and (name := self.dotted(node)):
+                near = did_you_mean(name, dotted_names(self.kinds))
+                told = f"unknown name '{name}'{near}" if near else f"an attribute is {_NOT_PART}"
+                unknown.append((self.at(node), name, told))
+            if not isinstance(node, ast.Name):
+                continue
+            node.id = self.written.names.get(node.id, node.id)
+            if node.id in _WORDS or id(node) in functions or id(node) in dotted:
+                continue
+            name = self.aliases.get(node.id, node.id)
+            if name in self.kinds:
+                found.append((self.at(node), name))
+            else:
+                near = did_you_mean(node.id, [*self.kinds, *self.aliases])
+                unknown.append((self.at(node), node.id, f"unknown name '{node.id}'{near}"))
+        self.known = tuple(dict.fromkeys(name for _, name in sorted(found)))
+        if unknown and not bound:  # Else what binds a name is refused.
+            at, name, told = min(unknown)
+            raise ExpressionError(told, at, name)
+        return self.known
+
+    def dotted(self, node: ast.Attribute) -> str:
+        """`opt.lr`, of names alone."""
+        if isinstance(node.value, ast.Attribute):
+            before = self.dotted(node.value)
+        else:
+            before = self.written.names.get(node.value.id, node.value.id) if isinstance(node.value, ast.Name) else ""
+        return f"{before}.{node.attr}" if before else ""
 
     def want(self, node: ast.expr, kind: Kind, what: str, depth: int) -> Run:
         found, run = self.compile(node, depth)
@@ -211,7 +338,7 @@ class _Compiler:
             case ast.Call():
                 return "number", self.call(node, below)
         what = _REFUSED.get(type(node), f"'{ast.unparse(node)}'")
-        raise self.fail(node, f"{what} is not part of this language; use names, numbers, arithmetic, comparisons, and/or/not")
+        raise self.fail(node, f"{what} is {_NOT_PART}")
 
     def constant(self, node: ast.Constant, value: object) -> tuple[Kind, Run]:
         if isinstance(value, bool):
@@ -233,10 +360,8 @@ class _Compiler:
             return "boolean", lambda look: truth
         name = self.aliases.get(written, written)
         if name not in self.kinds:
-            near = did_you_mean(written, [*self.kinds, *self.aliases])
-            raise ExpressionError(f"unknown name '{written}'{near}", self.lead + node.col_offset, written)
+            raise self.fail(node, f"unknown name '{written}'")
         node.id = name
-        self.names.append(name)
         return self.kinds[name], lambda look: look(name)
 
     def comparison(self, node: ast.Compare, depth: int) -> Run:
@@ -289,7 +414,7 @@ class _Compiler:
 
     def literal(self, name: ast.expr, string: ast.expr) -> None:
         if isinstance(name, ast.Name) and isinstance(string, ast.Constant) and isinstance(string.value, str):
-            self.literals.append((name.id, string.value, self.lead + string.col_offset))
+            self.literals.append((name.id, string.value, self.at(string)))
 
     def call(self, node: ast.Call, depth: int) -> Run:
         if not isinstance(node.func, ast.Name):

@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from collections.abc import Mapping as AnyMapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig
-from hpsearch.errors import BadInput, SpaceError, did_you_mean
+from hpsearch.errors import BadInput, SpaceError, did_you_mean, hint
 from hpsearch.objectives import NEGATED, OBJECTIVES
-from hpsearch.space.budget import read_budget, read_steps
+from hpsearch.space.budget import DEFAULT_BUDGET, read_budget, read_steps
 from hpsearch.space.canonical import BUDGET_PARAMETERS
-from hpsearch.space.checks import check, check_conditions, idle_error, idle_parameters
+from hpsearch.space.checks import check
 from hpsearch.space.declare import CONSTRAINTS, read_expression, read_parameter
+from hpsearch.space.mistakes import Mistakes
 from hpsearch.space.names import BUILT_IN, OWN, Names, own_names
-from hpsearch.space.names import NAME as PARAMETER
 from hpsearch.space.parameters import Fixed, Parameter
-from hpsearch.space.source import Mapping, Node, Place, Scalar, Sequence, plain, read_yaml, resolve
+from hpsearch.space.source import Mapping, Node, Place, Scalar, Sequence, node_of, plain, read_text, read_word, read_yaml
 from hpsearch.space.space import Bound, Rule, SearchSpace
 
 SECTIONS = ("name", "trainer", "objective", "data", "budget", "parameters", "require", "constraints")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+METRIC = re.compile(r"[A-Za-z_][A-Za-z0-9_.@:/-]{0,99}")
+"""An objective of a trainer of one's own: the names that trainers give their metrics (`eval/loss`, `acc@1`)."""
+ELSEWHERE_SECTIONS = {
+    "metric": "write `objective: NAME`, or `objective: {maximize: NAME}`",
+    "metrics": "write `objective: [NAME, NAME]`",
+    "method": "choose it with --sampler",
+    "sampler": "choose it with --sampler",
+    "algorithm": "choose it with --sampler",
+    "pruner": "choose it with --pruner",
+    "early_terminate": "choose it with --pruner",
+    "program": "give it with --command",
+    "command": "give it with --command",
+    "run_cap": "give it with --trials",
+    "num_trials": "give it with --trials",
+    "trials": "give it with --trials",
+    **dict.fromkeys(("hyperparameters", "search_space", "params", "space"), "write `parameters:`"),
+}
+"""What other tools' files have at their top."""
 
 
 def load_space(path: Path, *, own: bool = False) -> SearchSpace:
@@ -34,36 +51,28 @@ def load_space(path: Path, *, own: bool = False) -> SearchSpace:
 
     Raises SpaceError (what is in the file) or BadInput (a file that cannot be read).
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); give the path of a search space") from None
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        before = raw[: error.start]
-        place = Place(str(path), before.count(b"\n") + 1, len(before) - before.rfind(b"\n"))
-        raise place.error(f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    return parse_space(text, str(path), own=own)
+    return parse_space(read_text(path), str(path), own=own)
 
 
 def parse_space(text: str, path: str = "<space>", *, own: bool = False) -> SearchSpace:
     """The space that a text is; see `load_space`. Raises SpaceError."""
-    return _from_node(read_yaml(text, path), own)
+    mistakes = Mistakes()
+    return _from_node(read_yaml(text, path, mistakes=mistakes), own, mistakes)
 
 
 def space_of(content: AnyMapping[str, Any], path: str = "<space>", *, own: bool = False) -> SearchSpace:
-    """The space that a mapping is, as its file would be read; see `load_space`. Raises SpaceError."""
-    return _from_node(_node(content, Place(path)), own)
+    """The space that a mapping of a Python program is; see `load_space`, and `node_of` for the values. Raises SpaceError."""
+    return _from_node(node_of(content, Place(path)), own, Mistakes())
 
 
-def _from_node(root: Node, own: bool) -> SearchSpace:
+def _from_node(root: Node, own: bool, mistakes: Mistakes) -> SearchSpace:
     if not isinstance(root, Mapping):
+        mistakes.check()
         found = "is empty" if plain(root) is None else "is no mapping"
         raise root.place.error(f"this search space {found}; it needs `parameters:` with at least one of them")
     if own and "trainer" not in root.items:
         root = _with(root, "trainer", Scalar(OWN, root.place))
-    return _build(root)
+    return _build(root, mistakes)
 
 
 def overridden(
@@ -81,8 +90,8 @@ def overridden(
             name = aliases.get(written, written)
             if space.own and name not in space.parameters:
                 raise place.error(f"unknown parameter '{name}'{did_you_mean(name, space.parameters)}")
-            given = _node(value, place)
             parameter = space.parameters.get(name)
+            given = _given(value, place, text=parameter is not None and parameter.info.kind == "str")
             if parameter is not None and parameter.when is not None:
                 condition = Scalar(parameter.when.text, parameter.when_place or place)
                 given = Mapping({"value": given, "when": condition}, {"value": place, "when": condition.place}, place)
@@ -95,10 +104,10 @@ def overridden(
             old = root.items.get("data")
             whole = old if isinstance(old, Mapping) else Mapping({}, {}, place)
             # A text's or a tokenizer's name stays a name, whatever it looks like.
-            node = Scalar(value, place) if isinstance(value, str) and key != "validation" else _node(value, place)
+            node = _given(value, place) if key == "validation" else node_of(value, place)
             root = _with(root, "data", _with(whole, key, node, place), place)
         named = root if "name" in root.items else _with(root, "name", Scalar(space.name, root.place))
-        return _build(named, explicit={aliases.get(name, name) for name in settings})
+        return _build(named, Mistakes(), explicit={aliases.get(name, name) for name in settings})
     except SpaceError as error:
         if error.path.startswith("--"):
             raise BadInput(f"{error.path}: {error.message}") from None
@@ -118,46 +127,72 @@ def _rebudgeted(
             if ALIASES.get(written, written) in BUDGET_PARAMETERS:
                 parameters = _without(parameters, written)
     for key, value in budget.items():
-        kept = _with(kept, key, _node(value, place), place)
+        kept = _with(kept, key, _given(value, place), place)
     return _with(root, "budget", kept, place), parameters
 
 
-def _build(root: Mapping, explicit: Collection[str] | None = None) -> SearchSpace:
-    """explicit: the parameters that an override sets; None when this is no override."""
+def _build(root: Mapping, mistakes: Mistakes, explicit: Collection[str] | None = None) -> SearchSpace:
+    """mistakes: of the reading. explicit: the parameters that an override sets; None when this is no override.
+
+    Raises SpaceError with all that is wrong: what depends on a mistake is left out, everything else is looked at.
+    """
     for key, place in root.places.items():
         if key not in SECTIONS:
-            inside = key in HYPERPARAMETERS or key in ALIASES
-            hint = "; it belongs under `parameters:`" if inside else did_you_mean(key, SECTIONS)
-            raise place.error(f"unknown key '{key}'{hint or '; known: ' + ', '.join(SECTIONS)}")
-    own = _is_own(root)
-    names = own_names(_declarations(root)) if own else BUILT_IN
-    parameters = _parameters(root, names)
-    budget = root.items.get("budget")
+            mistakes.append(place.error(f"unknown key '{key}'{_unknown_section(key)}"))
+    try:
+        own = _is_own(root, mistakes)
+        declared = _declarations(root)
+    except SpaceError as error:  # Nothing is known of the names.
+        mistakes.append(error)
+        mistakes.check()
+        raise
+    names = own_names(declared, mistakes) if own else BUILT_IN
+    parameters = _parameters(declared, names, mistakes)
+    unread = {names.aliases.get(written, written) for written in declared.items} - parameters.keys()
+    sections: set[str] = set()
+    """Those that could not be read."""
+
+    def read(section: str, otherwise: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+        before = len(mistakes)
+        found = mistakes.attempt(otherwise, function, *arguments)
+        if len(mistakes) > before:
+            sections.add(section)
+        return found
+
+    node = root.items.get("budget")
+    if own:
+        budget = read("budget", DEFAULT_BUDGET, read_steps, node, root)
+    elif not unread & {*BUDGET_PARAMETERS, "eval_interval"}:
+        budget = read("budget", DEFAULT_BUDGET, read_budget, node, parameters)
+    else:
+        budget = DEFAULT_BUDGET
+        sections.add("budget")
     space = SearchSpace(
-        name=_name(root),
-        objectives=_own_objectives(root) if own else _objectives(root, parameters),
-        data=_data(root.items.get("data")),
-        budget=read_steps(budget, root) if own else read_budget(budget, parameters),
+        name=read("name", "space", _name, root),
+        objectives=read("objective", (), _own_objectives, root)
+        if own
+        else read("objective", (), _objectives, root, parameters),
+        data=read("data", DataConfig.model_validate({}), _data, root.items.get("data")),
+        budget=budget,
         parameters=parameters,
-        rules=_rules(root.items.get("require"), names),
-        constraints=_constraints(root.items.get("constraints")),
+        rules=_rules(root.items.get("require"), names, mistakes),
+        constraints=read("constraints", {}, _constraints, root.items.get("constraints")),
         document=root,
         names=names,
     )
-    check_conditions(space)
-    while idle := idle_parameters(space):
-        for parameter in idle:
-            if explicit is None or parameter.name in explicit:
-                raise idle_error(parameter)
-        gone = {parameter.name for parameter in idle}
-        kept = {name: parameter for name, parameter in space.parameters.items() if name not in gone}
-        space = replace(space, parameters=kept)
-    check(space)
+    space = check(space, mistakes, unread, sections, explicit)
+    mistakes.check()
     return space
 
 
-def _is_own(root: Mapping) -> bool:
-    """Whether the space is for a trainer of one's own. Raises SpaceError for what such a space cannot have."""
+def _unknown_section(key: str) -> str:
+    if key in HYPERPARAMETERS or key in ALIASES:
+        return "; it belongs under `parameters:`"
+    return hint(key, SECTIONS, ELSEWHERE_SECTIONS) or "; known: " + ", ".join(SECTIONS)
+
+
+def _is_own(root: Mapping, mistakes: Mistakes) -> bool:
+    """Whether the space is for a trainer of one's own; what such a space cannot have is noted. Raises SpaceError."""
     node = root.items.get("trainer")
     if node is None:
         return False
@@ -167,7 +202,8 @@ def _is_own(root: Mapping) -> bool:
         )
     for key in ("data", "constraints"):
         if key in root.places:
-            raise root.places[key].error(f"{key} is for the built-in model; a trainer of your own takes it as a parameter")
+            told = f"{key} is for the built-in model; a trainer of your own takes it as a parameter"
+            mistakes.append(root.places[key].error(told))
     return True
 
 
@@ -181,21 +217,24 @@ def _declarations(root: Mapping) -> Mapping:
     return node
 
 
-def _parameters(root: Mapping, names: Names) -> dict[str, Parameter]:
-    node = _declarations(root)
+def _parameters(node: Mapping, names: Names, mistakes: Mistakes) -> dict[str, Parameter]:
+    """Those that can be read."""
     parameters: dict[str, Parameter] = {}
     spelled: dict[str, str] = {}
     for written, item in node.items.items():
         place = node.places[written]
-        parameter = read_parameter(names, written, place, item)
-        name = parameter.name
-        if name in parameters and parameters[name] != parameter:
-            raise place.error(
-                f"'{written}' and '{spelled[name]}' (line {parameters[name].place.line}) are two names of {name} and disagree; "
-                "keep one"
-            )
-        parameters.setdefault(name, parameter)
-        spelled.setdefault(name, written)
+        if written in names.broken:
+            continue
+        with mistakes.noting():
+            parameter = read_parameter(names, written, place, item)
+            name = parameter.name
+            if name in parameters and parameters[name] != parameter:
+                raise place.error(
+                    f"'{written}' and '{spelled[name]}' (line {parameters[name].place.line}) are two names of {name} and "
+                    "disagree; keep one"
+                )
+            parameters.setdefault(name, parameter)
+            spelled.setdefault(name, written)
     return parameters
 
 
@@ -246,8 +285,16 @@ def _own_objectives(root: Mapping) -> tuple[str, ...]:
                 hint = did_you_mean(direction, ("minimize", "maximize")) or "; known: minimize, maximize"
                 raise item.places[direction].error(f"objective: unknown direction '{direction}'{hint}")
             sign = NEGATED if direction == "maximize" else ""
-        if not isinstance(name, str) or not PARAMETER.fullmatch(name):
-            raise item.place.error("objective is a name that your trainer reports, as in loss or {maximize: accuracy}")
+        if not isinstance(name, str) or not METRIC.fullmatch(name):
+            raise item.place.error(
+                "objective is a name that your trainer reports, as in loss or {maximize: eval/accuracy}: a letter, then "
+                "at most 99 letters, digits, '_', '.', '-', '/', '@' or ':'"
+            )
+        if not sign and name.startswith(NEGATED):
+            raise item.place.error(
+                f"objective {name}: '{NEGATED}' before a name is how hpsearch itself writes one that is maximized; "
+                f"write {{maximize: {name.removeprefix(NEGATED) or 'name'}}}, or give it another name"
+            )
         if f"{sign}{name}" in found:
             raise item.place.error(f"objective {name} is given twice; keep one")
         found.append(f"{sign}{name}")
@@ -262,9 +309,12 @@ def _data(node: Node | None) -> DataConfig:
     if not isinstance(node, Mapping):
         raise node.place.error("data is written {text: pydoc, tokenizer: bytes, validation: 0.1}")
     fields = DataConfig.model_fields
+    mistakes = Mistakes()
     for key, place in node.places.items():
         if key not in fields:
-            raise place.error(f"data: unknown key '{key}'{did_you_mean(key, fields) or '; known: ' + ', '.join(fields)}")
+            near = did_you_mean(key, fields) or "; known: " + ", ".join(fields)
+            mistakes.append(place.error(f"data: unknown key '{key}'{near}"))
+    mistakes.check()
     written = {key: plain(item) for key, item in node.items.items()}
     tokenizer, validation = written.get("tokenizer"), written.get("validation", 0.1)
     try:
@@ -288,15 +338,16 @@ def _data(node: Node | None) -> DataConfig:
     return config
 
 
-def _rules(node: Node | None, names: Names) -> tuple[Rule, ...]:
+def _rules(node: Node | None, names: Names, mistakes: Mistakes) -> tuple[Rule, ...]:
     if node is None:
         return ()
     items = node.items if isinstance(node, Sequence) else (node,)
     rules: list[Rule] = []
     for item in items:
-        rule = Rule(read_expression(names, item, "boolean", "a rule"), item.place)
-        if rule not in rules:
-            rules.append(rule)
+        with mistakes.noting():
+            rule = Rule(read_expression(names, item, "boolean", "a rule"), item.place)
+            if rule not in rules:
+                rules.append(rule)
     return tuple(rules)
 
 
@@ -306,37 +357,44 @@ def _constraints(node: Node | None) -> dict[str, Bound]:
     if not isinstance(node, Mapping):
         raise node.place.error("constraints are written num_parameters: {max: 5e6}")
     found: dict[str, Bound] = {}
+    mistakes = Mistakes()
     for name, item in node.items.items():
-        if name not in CONSTRAINTS:
-            raise node.places[name].error(
-                f"unknown constraint '{name}'{did_you_mean(name, CONSTRAINTS) or '; known: ' + ', '.join(CONSTRAINTS)}"
-            )
-        if not isinstance(item, Mapping) or not item.items:
-            raise item.place.error(f"{name} is limited as in {{max: 5e6}} or {{min: 1e5, max: 5e6}}")
-        sides: dict[str, float] = {}
-        for side, limit in item.items.items():
-            if side not in ("min", "max"):
-                raise item.places[side].error(f"{name}: unknown key '{side}'; known: min, max")
-            value = plain(limit)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
-                raise limit.place.error(
-                    f"{name}: {side} is a number from 0, not {value if isinstance(limit, Scalar) else 'a list'}"
+        with mistakes.noting():
+            if name not in CONSTRAINTS:
+                raise node.places[name].error(
+                    f"unknown constraint '{name}'{did_you_mean(name, CONSTRAINTS) or '; known: ' + ', '.join(CONSTRAINTS)}"
                 )
-            sides[side] = float(value)
-        bound = Bound(**sides)
-        if bound.min is not None and bound.max is not None and bound.min > bound.max:
-            raise item.items["min"].place.error(f"{name}: min {bound.min:g} is above max {bound.max:g}; swap them")
-        found[name] = bound
+            found[name] = _bound(name, item)
+    mistakes.check()
     return found
 
 
-def _node(value: Any, place: Place) -> Node:
-    """Data that did not come from a file."""
-    if isinstance(value, AnyMapping):
-        return Mapping({str(key): _node(item, place) for key, item in value.items()}, {str(key): place for key in value}, place)
-    if isinstance(value, list | tuple):
-        return Sequence(tuple(_node(item, place) for item in value), place)
-    return Scalar(resolve(value) if isinstance(value, str) else value, place)
+def _bound(name: str, item: Node) -> Bound:
+    if not isinstance(item, Mapping) or not item.items:
+        raise item.place.error(f"{name} is limited as in {{max: 5e6}} or {{min: 1e5, max: 5e6}}")
+    sides: dict[str, float] = {}
+    for side, limit in item.items.items():
+        if side not in ("min", "max"):
+            raise item.places[side].error(f"{name}: unknown key '{side}'; known: min, max")
+        value = plain(limit)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+            raise limit.place.error(
+                f"{name}: {side} is a number from 0, not {value if isinstance(limit, Scalar) else 'a list'}"
+            )
+        sides[side] = float(value)
+    bound = Bound(**sides)
+    if bound.min is not None and bound.max is not None and bound.min > bound.max:
+        raise item.items["min"].place.error(f"{name}: min {bound.min:g} is above max {bound.max:g}; swap them")
+    return bound
+
+
+def _given(value: Any, place: Place, *, text: bool = False) -> Node:
+    """A value that replaces another: a word is read as in a file. text: it is for a parameter that is a text."""
+    if not isinstance(value, str):
+        return node_of(value, place)
+    node = read_word(value, place.path)
+    other = isinstance(node, Scalar) and node.value is not None and not isinstance(node.value, str)
+    return Scalar(value, place) if text and other else node
 
 
 def _with(mapping: Mapping, key: str, node: Node, place: Place | None = None) -> Mapping:

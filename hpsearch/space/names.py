@@ -16,7 +16,8 @@ from hpsearch.config import ALIASES, HYPERPARAMETERS, TrialConfig, canonical_nam
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.space import values
-from hpsearch.space.expressions import ExpressionError, Kind, Value, parse_expression
+from hpsearch.space.expressions import ExpressionError, Kind, NoExpression, Value, dotted_names, parse_expression
+from hpsearch.space.mistakes import Mistakes
 from hpsearch.space.source import Mapping as MappingNode
 from hpsearch.space.source import Node, Scalar, Sequence
 
@@ -24,6 +25,8 @@ SHAPE = ("d_model", "num_heads", "num_groups", "position", "max_position_embeddi
 """What `TrialConfig.build` checks against each other."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 """A parameter of a trainer of one's own."""
+_SINGLE = re.compile(r"[\w.]+")
+"""A word by itself, which is more likely a text than a name with a mistake in it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Names:
     aliases: Mapping[str, str]
     own: bool = False
     """Whether they are those of a trainer of one's own."""
+    broken: frozenset[str] = frozenset()
+    """Declared in a way that does not tell what they are; what is said of them is left alone."""
 
     @property
     def shape(self) -> tuple[str, ...]:
@@ -84,46 +89,89 @@ OWN = "own"
 BUILT_IN = Names(HYPERPARAMETERS, ALIASES)
 
 
-def own_names(parameters: MappingNode) -> Names:
+RESERVED = ("and", "or", "not", "in", "if", "else", "is", "true", "false", "True", "False", "None")
+"""Words of the language of expressions, which could not be told from a parameter there."""
+
+
+def own_names(parameters: MappingNode, mistakes: Mistakes) -> Names:
     """The names that a space gives to the parameters of its own trainer, with what their declarations say they are.
 
-    A text that reads as an expression over other parameters is one; every other text is itself. Raises SpaceError.
+    A text that reads as an expression over other parameters is one; every other text is itself. What is wrong is noted.
     """
     infos: dict[str, Hyperparameter] = {}
     texts: dict[str, Scalar] = {}
+    broken: set[str] = set()
     for name, item in parameters.items.items():
         if not NAME.fullmatch(name):
-            raise parameters.places[name].error(
-                f"'{name}': the name of a parameter begins with a letter and has at most 100 letters, digits, '_', '.' or '-'"
-            )
+            told = "the name of a parameter begins with a letter and has at most 100 letters, digits, '_', '.' or '-'"
+            mistakes.append(parameters.places[name].error(f"'{name}': {told}"))
+            broken.add(name)
+            continue
+        if name in RESERVED:
+            told = f"'{name}' is a word of the language of expressions; give the parameter another name, such as {name}_"
+            mistakes.append(parameters.places[name].error(told))
+            broken.add(name)
+            continue
         single = item.items.get("value") if isinstance(item, MappingNode) else item
         if isinstance(single, Scalar) and isinstance(single.value, str):
             texts[name] = single
+        elif kind := mistakes.attempt("", _declared_kind, name, item):
+            infos[name] = _info(name, kind)
         else:
-            infos[name] = _info(name, _declared_kind(name, item))
+            broken.add(name)
     while texts:
         kinds = {name: kind_of(info) for name, info in infos.items()}
-        found = {name: kind for name, text in texts.items() if (kind := _kind_of_text(name, text, kinds, texts))}
+        found: dict[str, str] = {}
+        for name, text in texts.items():
+            read = mistakes.attempt(BROKEN, _kind_of_text, name, text, kinds, texts, parameters.items, broken)
+            if read:
+                found[name] = read
         if not found:
-            first = next(iter(texts))
             cycle = " and ".join(texts)
-            raise parameters.places[first].error(f"values that need each other: {cycle}; give one of them a value of its own")
+            told = f"values that need each other: {cycle}; give one of them a value of its own"
+            mistakes.append(parameters.places[next(iter(texts))].error(told))
+            broken |= texts.keys()
+            break
         for name, kind in found.items():
-            infos[name] = _info(name, kind)
+            if kind == BROKEN:
+                broken.add(name)
+            else:
+                infos[name] = _info(name, kind)
             del texts[name]
-    return Names({name: infos[name] for name in parameters.items}, {}, own=True)
+    known = {name: infos[name] for name in parameters.items if name in infos}
+    return Names(known, {}, own=True, broken=frozenset(broken))
 
 
-def _kind_of_text(name: str, node: Scalar, kinds: Mapping[str, Kind], waiting: Collection[str]) -> str:
+BROKEN = "broken"
+
+
+def _kind_of_text(
+    name: str,
+    node: Scalar,
+    kinds: Mapping[str, Kind],
+    waiting: Collection[str],
+    declared: Collection[str],
+    broken: Collection[str],
+) -> str:
     """`str` for a text that is itself, the kind of the value that an expression comes to; empty when it depends on one of
-    `waiting`."""
+    `waiting`, BROKEN when on one of `broken`. declared: all names of the space."""
     text = str(node.value)
     try:
-        expression = parse_expression(text, kinds)
+        expression = parse_expression(text, kinds, also=declared)
+    except NoExpression:
+        return "str"
     except ExpressionError as error:
         if error.unknown in waiting and error.unknown != name:
             return ""
-        near = did_you_mean(error.unknown, kinds) if error.unknown and not text.strip().isidentifier() else ""
+        if error.unknown in broken:
+            return BROKEN
+        if not error.unknown:
+            if not error.names:
+                return "str"
+            told = f"{name}: `{text}`: {error.message}; a text that only looks like an expression is written {{choices: [...]}}"
+            raise node.place.error(told) from None
+        alike = dotted_names(kinds) if "." in error.unknown else kinds
+        near = "" if _SINGLE.fullmatch(text.strip()) else did_you_mean(error.unknown, alike)
         if near:
             raise node.place.error(f"{name}: `{text}` names '{error.unknown}', which is no parameter{near}") from None
         return "str"

@@ -210,6 +210,22 @@ class SearchSpace:
                 waiting += self.resolved(_mentioned(self.parameters[name]))
         return found
 
+    def reach(self, names: Iterable[str]) -> set[str]:
+        """All names that have a say in `names`, whether or not the space has them as parameters."""
+        found: set[str] = set()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name in found or name == "budget":
+                continue
+            found.add(name)
+            info = self.names.infos.get(name)
+            if info is not None and info.derived:
+                waiting.append(info.derived)
+            if name in self.parameters:
+                waiting += _mentioned(self.parameters[name])
+        return found
+
     def varies(self, name: str) -> bool:
         """Whether trials can have different values of `name`."""
         return any(isinstance(self.parameters[each], Range | Choices) for each in self.closure([name]))

@@ -325,8 +325,17 @@ BEYOND: Rows = {
     "train a batch larger than the machine": Row(
         (*TRAIN, "--set", "batch_size=9999999999"), ("batch_size", "memory", "a batch of", "smaller")
     ),
+    "nothing to search": Row(("run",), ("bundled: ", "lm", "here: s.yaml", "hpsearch run --space s.yaml")),
+    "a length of time that is none": Row((*RUN, "--timeout", "8x"), ("--timeout 8x", "1h30m, 8h or 2d")),
+    "a price of ten million layers": Row(
+        ("price", "--space", "s.yaml", "--set", "num_layers=10000000", "--device", "cpu"), ("memory", "num_layers", "smaller")
+    ),
+    "a vocabulary without end": Row(
+        (*TRAIN, "--set", "data.tokenizer=bpe", "--set", "vocab_size=1000000000"), ("vocab_size", "16777216")
+    ),
+    "a number of thousands of digits": Row((*TRAIN, "--set", f"max_iters={'9' * 5000}"), ("max_iters", "finite")),
     "train nested lists": Row(
-        ("train", "--config", "c.json"), ("c.json:1:1: ", "nested too deeply", "three levels"), {"c.json": "[" * 3000}
+        ("train", "--config", "c.json"), ("c.json:1:14: ", "deeper than 12 levels", "needs three"), {"c.json": "[" * 3000}
     ),
     "train on no threads": Row((*TRAIN, "--threads", "0"), ("--threads 0", "from 1")),
     "generate without a model": Row(("generate", "--model", "m"), ("--model m", "hpsearch train")),

@@ -1,4 +1,5 @@
-"""Damaged space files, by the thousand: each is a sound space or refused in one line with its place, and never a traceback.
+"""Damaged space files, configs and words of a command line, by the thousand: each is sound or refused in one line with its
+place, and never a traceback.
 
 `pytest -m soak tests/faults/test_fuzz_space.py` tries 5,000 of each kind; otherwise a few hundred, always the same ones.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import math
 import re
 import signal
@@ -20,14 +22,18 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from hpsearch.cli.run import parse_setting
 from hpsearch.cli.spaces import check_space
+from hpsearch.cli.steer import proposal
 from hpsearch.config import ALIASES, HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import HpsearchError
 from hpsearch.objectives import OBJECTIVES
+from hpsearch.report.export import config_yaml, parse_value, read_config
 from hpsearch.space.budget import BUDGET_KINDS
 from hpsearch.space.find import bundled_spaces
-from hpsearch.space.load import load_space
+from hpsearch.space.load import load_space, parse_space
 from hpsearch.space.names import BUILT_IN
+from hpsearch.space.space import SearchSpace
 
 PATIENCE_S = 60
 """No space takes so long to read, on any machine: one that does is a hang."""
@@ -390,6 +396,141 @@ def test_a_damaged_space_is_sound_or_refused_with_its_place(kind: str, tmp_path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_five_thousand_damaged_spaces_are_sound_or_refused_with_their_place(kind: str, tmp_path: Path) -> None:
     fuzzed(kind, 5_000)(tmp_path)
+
+
+CONFIG = {
+    "study": {"name": "s", "trial": 3, "objective": "val_bpb", "value": 2.5},
+    "data": {"text": {"a.txt": 0.5, "b.txt": 1.5}, "tokenizer": "bpe", "validation": 0.1},
+    "run": {"device": "cpu", "threads": 2},
+    "hyperparameters": {"max_iters": 20, "learning_rate": 1e-3, "d_model": 32, "num_heads": 4, "norm": "rmsnorm"},
+}
+
+
+@st.composite
+def changed_configs(draw: st.DrawFn) -> Any:
+    """A config with one to four changes in its structure."""
+    tree: dict[Any, Any] = copy.deepcopy(CONFIG)
+    if draw(st.booleans()):
+        tree = tree["hyperparameters"]
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.sampled_from([tree, *(each for each in tree.values() if isinstance(each, dict))]))
+        key = draw(st.one_of(st.sampled_from([*NAMES, *CONFIG, "<<", "text", "validation"]), words))
+        place[key] = draw(values)
+    return tree
+
+
+def as_json(tree: Any) -> bytes:
+    return json.dumps(tree, default=str).encode("utf-8", "surrogatepass")
+
+
+def as_toml(tree: Any) -> bytes:
+    """Each value in JSON, which is TOML's form for most of them."""
+    lines = [f"{json.dumps(str(key))} = {json.dumps(value)}" for key, value in tree.items() if not isinstance(value, dict)]
+    for section, content in tree.items():
+        if isinstance(content, dict):
+            lines += [f"[{json.dumps(str(section))}]", *(f"{json.dumps(str(k))} = {json.dumps(v)}" for k, v in content.items())]
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+WRITERS: dict[str, Callable[[Any], bytes]] = {"yaml": lambda tree: dumped(tree, None), "json": as_json, "toml": as_toml}
+
+
+def require_one_line(error: HpsearchError) -> None:
+    assert error.exit_code == 2
+    assert str(error).splitlines() == [str(error)]
+
+
+def fuzzed_configs(form: str, examples: int, folder: Path) -> None:
+    whole = changed_configs().map(WRITERS[form])
+    path, again = folder / f"fuzz.{form}", folder / "again.yaml"
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @given(st.one_of(whole, whole.flatmap(edited), st.just(WRITERS[form](CONFIG)).flatmap(edited)))
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        try:
+            with patience():
+                read = read_config(path)
+        except HpsearchError as error:
+            refused = error
+        else:
+            event("sound")
+            again.write_text(config_yaml(read), encoding="utf-8")
+            assert read_config(again).config == read.config
+            return
+        event("refused")
+        require_one_line(refused)
+        assert re.match(rf".*fuzz\.{form}:[1-9]\d*:[1-9]\d*: .", str(refused)), str(refused)
+
+    check()
+
+
+ODD_WORDS = [
+    "?0",
+    "- x",
+    "a: b",
+    "|",
+    "'x",
+    "{a",
+    "[1, 2]",
+    "\ud800",
+    "a\0b",
+    "9" * 5000,
+    "[" * 3000,
+    "1.10",
+    "null",
+    "0x10",
+    "*a",
+]
+
+
+def fuzzed_words(examples: int) -> None:
+    """`--set` of a space and of `train`, and `enqueue`."""
+    built_in = parse_space(BUNDLED["lm"], "lm.yaml")
+    own = parse_space(
+        "trainer: own\nname: o\nbudget: {steps: 1}\nparameters:\n  lambda: {low: 1, high: 9}\n  opt.lr: {low: 0.1, high: 1.0}\n"
+        "  rev: {choices: [2024-01-01, 0x10, '1.10', plain]}\n  on: {choices: [true, false]}\n  text: some text\n"
+    )
+    written = st.one_of(values.map(str), words, mangled(), st.sampled_from(ODD_WORDS))
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @given(st.sampled_from([built_in, own]), st.data(), written)
+    def check(space: SearchSpace, data: st.DataObject, value: str) -> None:
+        name = data.draw(st.one_of(st.sampled_from([*space.parameters, *NAMES]), words))
+        for use in (
+            lambda: space.override(settings=dict([parse_setting(f"{name}={value}")])),
+            lambda: proposal(space, [f"{name}={value}"], {}),
+            lambda: read_config(None, {"max_iters": 3, name: parse_value(value)}),
+        ):
+            try:
+                with patience():
+                    use()
+            except HpsearchError as error:
+                require_one_line(error)
+
+    check()
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_damaged_config_is_sound_or_refused_with_its_place(form: str, tmp_path: Path) -> None:
+    fuzzed_configs(form, 100, tmp_path)
+
+
+def test_words_of_a_command_line_are_values_or_refused_in_one_line() -> None:
+    fuzzed_words(100)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("form", WRITERS)
+def test_thousands_of_damaged_configs_are_sound_or_refused_with_their_place(form: str, tmp_path: Path) -> None:
+    fuzzed_configs(form, 5_000, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_thousands_of_words_are_values_or_refused_in_one_line() -> None:
+    fuzzed_words(5_000)
 
 
 LAUGHS = "a: &a [l, l]\n" + "".join(

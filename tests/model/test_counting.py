@@ -13,7 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpsearch.config import TrialConfig
 from hpsearch.data.batches import Batch
 from hpsearch.data.corruption import infilled_length
-from hpsearch.model.counting import FLOAT, activation_bytes, count, parameter_shapes, source_length, update_flops, weight_bytes
+from hpsearch.model.counting import (
+    FLOAT,
+    activation_bytes,
+    count,
+    counted_shapes,
+    parameter_shapes,
+    source_length,
+    update_flops,
+    weight_bytes,
+)
 from hpsearch.model.losses import loss_terms
 from hpsearch.model.transformer import Transformer
 from hpsearch.training.optimizers import build_optimizers
@@ -149,7 +158,7 @@ def test_the_optimizers_state_is_what_torch_keeps(
         if torch.is_tensor(value) and value.ndim
     )
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    assert weight_bytes(config, parameter_shapes(config)) == 2 * weights + state
+    assert weight_bytes(config, counted_shapes(config)) == 2 * weights + state
 
 
 def test_a_known_size_is_counted_right(tiny: Tiny) -> None:
@@ -177,3 +186,19 @@ def test_memory_grows_with_the_batch_and_not_with_depth_alone(tiny: Tiny) -> Non
     one, two = count(tiny(batch_size=1)), count(tiny(batch_size=2))
     assert two.memory_bytes - one.memory_bytes == activation_bytes(tiny(batch_size=1))
     assert math.isclose(one.flops_per_token, two.flops_per_token)
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "encoder", "encoder_decoder"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adafactor"])
+def test_many_blocks_are_counted_by_formula_as_few_are(architecture: str, optimizer: str) -> None:
+    def counted(layers: int) -> list[int]:
+        config = TrialConfig.build({"max_iters": 1, "architecture": architecture, "optimizer": optimizer, "num_layers": layers})
+        found = count(config)
+        forward = round(found.forward_flops_per_token * config.context_length)
+        return [found.num_parameters, found.non_embedding_parameters, found.memory_bytes, update_flops(config), forward]
+
+    two, three, many = counted(2), counted(3), counted(10_000_000)
+    # Each block weighs the same, and the sums are whole numbers; a float holds the FLOPs to sixteen digits.
+    expected = [a + (b - a) * (10_000_000 - 2) for a, b in zip(two, three, strict=True)]
+    assert many[:4] == expected[:4]
+    assert many[4] == pytest.approx(expected[4], rel=1e-9)

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from hpsearch.errors import BadInput
+from hpsearch.api import load_space
+from hpsearch.errors import BadInput, SpaceError
 from hpsearch.space.load import parse_space, space_of
 from hpsearch.space.parameters import Choices, Derived, Fixed, Range
 from hpsearch.space.space import SearchSpace
@@ -31,6 +39,14 @@ parameters:
 require:
   - layers * width <= 128
 """
+
+ONE = {"low": 1, "high": 3}
+PRINTED = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+
+
+class Kind(StrEnum):
+    A = "a"
+    B = "007"
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +157,119 @@ def test_what_it_cannot_be_is_said_with_the_place(text: str, told: str) -> None:
 def test_names_that_only_another_trainer_knows_hint_at_such_spaces() -> None:
     with pytest.raises(BadInput, match=r"unknown hyperparameter 'zzz'.*`trainer: own` lets a space name any"):
         parse_space("parameters: {zzz: {low: 0.1, high: 1.0}}")
+
+
+ODD = [
+    *(
+        "1.10",
+        "1e10",
+        "null",
+        "true",
+        "007",
+        "32",
+        "~",
+        "0x10",
+        "2024-01-01",
+        "'q'",
+        '"',
+        "a: b",
+        "- x",
+        "# c",
+        "?0",
+        "@x",
+        "*a",
+    ),
+    *("{a}", "[b]", "<<", "|", ">", "a\nb", "\tx", "\u2028", "\x85", "\ufeffx", "\U0001f600", " padded ", "\x1b[0m"),
+]
+
+
+@given(texts=st.lists(st.one_of(st.sampled_from(ODD), st.text(PRINTED, min_size=1)), min_size=1, max_size=4, unique=True))
+@example(texts=ODD)
+def test_texts_of_a_python_mapping_stay_what_they_are_also_in_the_stored_record(texts: list[str]) -> None:
+    read = load_space({"name": "s", "budget": {"steps": 1}, "parameters": {"x": {"choices": texts}, "y": ONE}}, own=True)
+    again = parse_space(read.to_yaml())
+    for space in (read, again):
+        choices = space.parameters["x"]
+        assert isinstance(choices, Choices)
+        assert list(choices.choices) == texts
+    assert again.digest == read.digest
+
+
+@pytest.mark.parametrize(
+    ("declared", "values"),
+    [
+        ({"choices": np.arange(3)}, (0, 1, 2)),
+        ({"choices": range(0, 6, 2)}, (0, 2, 4)),
+        ({"choices": list(np.linspace(0, 1, 3))}, (0.0, 0.5, 1.0)),
+        ({"choices": [np.True_, np.False_]}, (True, False)),
+        ({"choices": np.array(["a", "1"])}, ("a", "1")),
+        ({"choices": [np.str_("a"), np.str_("null")]}, ("a", "null")),
+        ({"choices": list(Kind)}, ("a", "007")),
+        ({"choices": [Decimal("0.5"), np.float16(0.25)]}, (0.5, 0.25)),
+        ({np.str_("choices"): (Path("a/b"), "c")}, ("a/b", "c")),
+    ],
+)
+def test_values_of_numpy_and_its_like_are_what_they_are(declared: Any, values: tuple[Any, ...]) -> None:
+    read = load_space({"budget": {"steps": 1}, "parameters": {"x": declared, "y": ONE}}, own=True).parameters["x"]
+    assert isinstance(read, Choices)
+    assert read.choices == values
+    assert [type(value) for value in read.choices] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"value": 10**5000}, "x.value: int cannot be read: a whole number of 16610 bits is too large"),
+        (float("nan"), "x is a number, not nan"),
+        ("a\0b", "x: a text holds a NUL character"),
+        ("\ud800", "which is no character"),
+        (b"x", "a bytes is neither a number nor a text"),
+        ({"choices": {"a", "b"}}, "a set has no order; give a list"),
+        ({"choices": range(10**30)}, "too many to list"),
+        ({"low": -(10**400), "high": 1}, "x.low: int cannot be read"),
+        ({"low": -1e308, "high": 1e308}, "x is from -1e+300 to 1e+300"),
+    ],
+)
+def test_values_that_no_space_can_hold_are_refused_in_one_line(value: Any, told: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        load_space({"budget": {"steps": 1}, "parameters": {"x": value, "y": ONE}}, own=True)
+    assert told in str(caught.value)
+    assert str(caught.value).splitlines() == [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("2 * lambda", 4), ("2 * opt.lr", 4), ("lambda + a-b", 4), ("opt.lr * class", 4), ("lambda", 2), ("2*layers.0.lr", 4)],
+)
+def test_names_that_python_does_not_have_are_names_in_expressions(written: str, value: int) -> None:
+    names = ("lambda", "opt.lr", "a-b", "class", "layers.0.lr")
+    parameters = "".join(f"  {name}: {{low: 1, high: 3}}\n" for name in names)
+    head = f"trainer: own\nname: s\nbudget: {{steps: 1}}\nparameters:\n{parameters}"
+    space = parse_space(f"{head}  x: {written}\n  y: {{low: 1, high: 2, when: {written} > 1}}\nrequire: {written} > 1\n")
+    again = parse_space(space.to_yaml())
+    for read in (space, again):
+        assert read.settings(read.prior())["x"] == value
+    assert again.digest == space.digest
+
+
+@pytest.mark.parametrize(("key", "told"), [("2 * opt.rl", "did you mean 'opt.lr'?"), ("2 * Lambda", "did you mean 'lambda'?")])
+def test_a_name_with_a_mistake_in_an_expression_is_refused_at_its_place(key: str, told: str) -> None:
+    text = "trainer: own\nbudget: {steps: 1}\nparameters:\n  lambda: {low: 1, high: 3}\n  opt.lr: {low: 1, high: 3}\n"
+    with pytest.raises(SpaceError, match=r"6:6: .*" + re.escape(told)):
+        parse_space(f"{text}  x: {key}\n")
+
+
+def test_a_text_of_one_dotted_word_is_no_name_with_a_mistake() -> None:
+    space = parse_space("trainer: own\nbudget: {steps: 1}\nparameters:\n  opt.lr: {low: 1, high: 3}\n  x: opt.lrs\n")
+    assert space.settings(space.prior())["x"] == "opt.lrs"
+
+
+def test_all_mistakes_are_told_in_the_order_of_the_file() -> None:
+    text = (
+        "trainer: own\nbudget: {steps: 1}\nparameters:\n  a: {values: [1]}\n  b: {low: 3, high: 1}\n  in: 3\nrequire: c > 1\n"
+    )
+    with pytest.raises(SpaceError) as caught:
+        parse_space(text)
+    assert [each.line for each in caught.value.all] == [4, 5, 6, 7]
+    assert "write {choices: [...]}" in str(caught.value)
+    assert "and 3 more" in str(caught.value)
