@@ -14,12 +14,12 @@ from pathlib import Path
 from random import Random
 from statistics import fmean
 
-from hpsearch.places import cache_dir
-from hpsearch.search.drift import course, likely_loss
-from hpsearch.search.forecast import draw_configs
-from hpsearch.search.workload import LanguageModel
+from hpsearch.forecasting.forecast import draw_configs
+from hpsearch.forecasting.trajectory import course, likely_loss
+from hpsearch.paths import cache_dir
 from hpsearch.space.load import load_space
 from hpsearch.storage.records import BudgetRecord
+from hpsearch.workload.workload import LanguageModel
 
 HERE = Path(__file__).parent
 TRIALS = 40

@@ -26,11 +26,11 @@ from hpsearch.cli.options import cache_dir
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import open_corpus
 from hpsearch.errors import BadInput
-from hpsearch.search.proposals import candidate
-from hpsearch.search.samplers import make_sampler, suggest
+from hpsearch.sampling.samplers import make_sampler, suggest
 from hpsearch.space.load import load_space
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import BudgetRecord
+from hpsearch.workload.feasibility import candidate
 
 HERE = Path(__file__).parent
 SHARES = (0.25, 0.5, 1.0)

@@ -22,7 +22,7 @@ from statistics import median
 
 from side_by_side import show
 
-ALL_FEW = "import hpsearch.search.auto as auto, hpsearch.search.gaussian as gaussian; auto.FEW = gaussian.FEW = 10**9; "
+ALL_FEW = "import hpsearch.sampling.auto as auto, hpsearch.sampling.gp as gp; auto.FEW = gp.FEW = 10**9; "
 SIDES = {"auto": "", "as of few parameters": ALL_FEW}
 """What is done before the command starts."""
 SHOWN = (10, 20, 30, 40, 50)
@@ -33,7 +33,7 @@ def search(before: str, seed: int, trials: int, flops: float) -> list[float]:
     """The best complete value after each trial, infinite before there is one."""
     words = ["run", "--space", "lm", "--trials", str(trials), "--seed", str(seed), "--device", "cpu"]
     words += ["--budget", f"flops={flops:g}"]
-    started = [sys.executable, "-c", f"{before}from hpsearch.cli import main; main()"]
+    started = [sys.executable, "-c", f"{before}from hpsearch.cli.main import main; main()"]
     with tempfile.TemporaryDirectory(prefix="hpsearch-many-") as folder:
         environment = os.environ | {"HPSEARCH_STORAGE": f"sqlite:///{folder}/hpsearch.db"}
         subprocess.run([*started, *words], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)

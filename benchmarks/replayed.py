@@ -31,8 +31,8 @@ from search import SYSTEMS, Job, left, search, tell
 
 from hpsearch.cli.options import cache_dir
 from hpsearch.config import DataConfig, TrialConfig
-from hpsearch.space.auto import NEEDS
-from hpsearch.space.canonical import to_yaml
+from hpsearch.space.parameters import NEEDS
+from hpsearch.space.serialize import to_yaml
 from hpsearch.training.events import EvalPoint, TrainResult
 
 EVALUATIONS = 8

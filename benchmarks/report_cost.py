@@ -23,11 +23,12 @@ from side_by_side import show
 
 def fill(folder: Path, name: str, trials: int, choices: int) -> None:
     """A finished study of `trials` trials in `folder`. choices: of one parameter more; 0 for none."""
-    from hpsearch.search.coordinator import Coordinator
-    from hpsearch.search.study import Request, check, open_study
-    from hpsearch.search.watcher import Silent
     from hpsearch.space.load import parse_space
     from hpsearch.storage.leases import this_process
+    from hpsearch.tuning.callbacks import Silent
+    from hpsearch.tuning.coordinator import Coordinator
+    from hpsearch.tuning.request import Request, check
+    from hpsearch.tuning.study import open_study
 
     text = SPACE
     if choices:

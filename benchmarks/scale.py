@@ -146,11 +146,12 @@ class Asked:
 
 
 def ours(asked: Asked) -> dict[str, Any]:
-    from hpsearch.search.coordinator import Coordinator
-    from hpsearch.search.study import Request, check, open_study
-    from hpsearch.search.watcher import Silent
     from hpsearch.space.load import parse_space
     from hpsearch.storage.leases import this_process
+    from hpsearch.tuning.callbacks import Silent
+    from hpsearch.tuning.coordinator import Coordinator
+    from hpsearch.tuning.request import Request, check
+    from hpsearch.tuning.study import open_study
 
     clock = Clock()
 
@@ -183,10 +184,10 @@ def ours(asked: Asked) -> dict[str, Any]:
 def bare(asked: Asked) -> dict[str, Any]:
     import optuna
 
-    from hpsearch.search.pruning import make_pruner
-    from hpsearch.search.samplers import suggest
+    from hpsearch.sampling.samplers import suggest
+    from hpsearch.scheduling.pruners import make_pruner
     from hpsearch.space.load import parse_space
-    from hpsearch.storage.engine import optuna_url, parse_url
+    from hpsearch.storage.urls import optuna_url, parse_url
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     clock, space = Clock(), parse_space(SPACE, "scale.yaml")

@@ -41,21 +41,22 @@ from search_synthetic import Near, read
 from hpsearch.cli.options import cache_dir
 from hpsearch.config import DataConfig, TrialConfig
 from hpsearch.data.corpus import Corpus
-from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.execution.protocol import Executor
 from hpsearch.model.counting import step_flops
-from hpsearch.search.confirmation import Confirmation, confirmable, fresh_seeds, left_to_do
-from hpsearch.search.coordinator import Coordinator
-from hpsearch.search.limits import Limits
-from hpsearch.search.samplers import SAMPLERS, suggest
-from hpsearch.search.study import Request, Study, check, concrete, open_study
-from hpsearch.search.watcher import Silent
-from hpsearch.space.canonical import to_yaml
+from hpsearch.sampling.samplers import SAMPLERS, suggest
 from hpsearch.space.load import parse_space
+from hpsearch.space.serialize import to_yaml
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import BudgetRecord, Owner, TrialRecord, TrialState
 from hpsearch.training.events import EvalPoint, Outcome, TrainResult
+from hpsearch.tuning.callbacks import Silent
+from hpsearch.tuning.confirmation import Confirmation, confirmable, fresh_seeds, left_to_do
+from hpsearch.tuning.coordinator import Coordinator
+from hpsearch.tuning.request import Request, check
+from hpsearch.tuning.stopping import Limits
+from hpsearch.tuning.study import Study, concrete, open_study
 
 HERE = Path(__file__).parent
 SPACE = HERE / "search.yaml"

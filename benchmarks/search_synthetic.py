@@ -31,13 +31,12 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.search.auto import near
-from hpsearch.search.pruning import make_pruner
-from hpsearch.search.samplers import PROPOSED_BY, FeasibleSampler, enqueue_baseline, make_sampler, suggest
-from hpsearch.space.auto import Law
+from hpsearch.sampling.auto import near
+from hpsearch.sampling.samplers import PROPOSED_BY, FeasibleSampler, enqueue_baseline, make_sampler, suggest
+from hpsearch.scheduling.pruners import make_pruner
 from hpsearch.space.baseline import prior_value
 from hpsearch.space.load import parse_space
-from hpsearch.space.parameters import Range, Searched
+from hpsearch.space.parameters import Law, Range, Searched
 from hpsearch.space.space import SearchSpace
 
 RUNGS = 10

@@ -15,7 +15,7 @@ import statistics
 import time
 from contextlib import closing
 
-from hpsearch.execution import local
+from hpsearch.execution import local_executor as local
 
 
 def replaced_s(forked: bool) -> float:

@@ -26,8 +26,8 @@ from hpsearch.cli.options import cache_dir
 from hpsearch.config import DataConfig, TrialConfig
 from hpsearch.data.corpus import open_corpus
 from hpsearch.model.counting import count
-from hpsearch.search.priors import TOKENS_PER_PARAMETER, batch_tokens, beta2, warmup_steps
 from hpsearch.training.loop import train
+from hpsearch.workload.scaling_laws import TOKENS_PER_PARAMETER, batch_tokens, beta2, warmup_steps
 
 SHAPES = ((16, 1), (24, 1), (48, 1), (64, 2))
 """Width and blocks."""

@@ -15,8 +15,8 @@ __version__ = "0.1.0"
 _PLACES = {
     "hpsearch.api": ("load_space", "run", "tune"),
     "hpsearch.errors": ("BadInput", "HpsearchError", "NoTrialSucceeded"),
-    "hpsearch.execution.own": ("Checkpoint", "Evaluation", "Run"),
-    "hpsearch.results": ("Study", "Trial", "open_study"),
+    "hpsearch.trainers.user": ("Checkpoint", "Evaluation", "Run"),
+    "hpsearch.results.study": ("Study", "Trial", "open_study"),
     "hpsearch.space.space": ("SearchSpace",),
 }
 

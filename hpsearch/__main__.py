@@ -1,6 +1,6 @@
 """`python -m hpsearch`."""
 
-from hpsearch.cli import main
+from hpsearch.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -21,15 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from hpsearch.durations import duration_in
 from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
-from hpsearch.places import STUDIES_DIR, cache_dir, on_this_machine, require_trials, storage_url
-from hpsearch.results import Study
-from hpsearch.space.find import find_space
+from hpsearch.execution.resources import on_this_machine
+from hpsearch.paths import STUDIES_DIR, cache_dir
+from hpsearch.results.study import Study
+from hpsearch.space.bundled import find_space
 from hpsearch.space.load import load_space as load_file
-from hpsearch.space.load import parse_space, space_of
+from hpsearch.space.load import override, parse_space, space_of
 from hpsearch.space.space import SearchSpace
+from hpsearch.storage.urls import storage_url
+from hpsearch.tuning.request import require_trials
 
 if TYPE_CHECKING:
-    from hpsearch.search.watcher import Watcher
+    from hpsearch.tuning.callbacks import Watcher
 
 Space = SearchSpace | Mapping[str, Any] | str | Path
 """A space: one that was loaded, a mapping as its file would have it, the path of a file, a bundled space's name, or the text
@@ -98,7 +101,7 @@ def run(space: Space, *, data: str | None = None, **options: Unpack[Options]) ->
 
     data: another text than the space's. Raises what `tune` raises.
     """
-    return _work(load_space(space).override(data={"text": data} if data is not None else None), None, options)
+    return _work(override(load_space(space), data={"text": data} if data is not None else None), None, options)
 
 
 def tune(
@@ -131,9 +134,9 @@ def tune(
 
 def _work(space: SearchSpace, trainer: FunctionTrainer | ProgramTrainer | None, options: Options) -> Study:
     """Create or resume a study and work on it until it has all its trials."""
-    from hpsearch.search.limits import Limits
-    from hpsearch.search.study import Request
-    from hpsearch.working import work, write_results
+    from hpsearch.tuning.request import Request
+    from hpsearch.tuning.session import work, write_results
+    from hpsearch.tuning.stopping import Limits
 
     unknown = sorted(options.keys() - Options.__annotations__.keys())
     if unknown:
@@ -230,7 +233,7 @@ def _own_space(
 
 
 def _program(train: str | Sequence[str]) -> ProgramTrainer:
-    from hpsearch.search.workload import parse_command
+    from hpsearch.workload.workload import parse_command
 
     return parse_command(train if isinstance(train, str) else shlex.join(train))
 
@@ -276,7 +279,7 @@ def _watcher(view: View, slots: int) -> AbstractContextManager[Watcher]:
     from rich.console import Console
 
     from hpsearch.console import LiveView, PlainLines
-    from hpsearch.search.watcher import Silent
+    from hpsearch.tuning.callbacks import Silent
 
     if view == "none":
         return contextlib.nullcontext(Silent())

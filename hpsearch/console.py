@@ -18,8 +18,9 @@ from rich.segment import ControlCode, ControlType, Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpsearch.report.sparkline import BLOCKS, levels_for, sparkline
-from hpsearch.report.view import StudyView, described, duration
+from hpsearch.results.formatting import described, duration
+from hpsearch.results.sparkline import BLOCKS, levels_for, sparkline
+from hpsearch.results.view import StudyView
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 from hpsearch.text import TOLD, printable, shortened
 from hpsearch.training.events import EvalPoint, Progress

@@ -6,6 +6,7 @@ UTF-8 file or database takes (Python reads a path that is not UTF-8 as such), NU
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -100,3 +101,13 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # A byte that is not UTF-8, as `os.fsdecode` reads it.
         return f"\\x{code - 0xDC00:02x}"
     return repr(character)[1:-1]
+
+
+def escaped(text: str) -> str:
+    """JSON, or strings of it, with what no file or terminal takes (surrogates, controls, marks of direction) as escapes that
+    TOML has too, which knows no pairs of surrogates: what is beyond 16 bits stays."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(
+        each if each.isprintable() or each in BLANKS or each > "\uffff" else json.dumps(each)[1:-1] for each in text
+    ).replace("\x7f", "\\u007f")

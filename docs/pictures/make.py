@@ -17,20 +17,21 @@ from playwright.sync_api import sync_playwright
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
+from hpsearch.cli.forecast import announce
 from hpsearch.cli.options import cache_dir
-from hpsearch.cli.price import announce
 from hpsearch.console import LiveView
 from hpsearch.execution.devices import choose_device, cores
-from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.report.page import write_report
-from hpsearch.report.view import StudyView, axes
-from hpsearch.search.coordinator import Coordinator
-from hpsearch.search.study import Request, check, open_study
+from hpsearch.results.view import StudyView, axes
+from hpsearch.space.bundled import find_space
 from hpsearch.space.edges import edges
-from hpsearch.space.find import find_space
 from hpsearch.space.load import load_space
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import TrialRecord
+from hpsearch.tuning.coordinator import Coordinator
+from hpsearch.tuning.request import Request, check
+from hpsearch.tuning.study import open_study
 
 HERE = Path(__file__).parent
 TRIALS = 40

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpsearch.cli import app
+from hpsearch.cli.app import app
 from hpsearch.cli.options import (
     SEEDS,
     STUDIES_DIR,
@@ -25,21 +25,21 @@ from hpsearch.cli.options import (
     cache_dir,
     open_for_reading,
     print_json,
+    require_counts,
     require_folder,
     storage_url,
 )
 from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
+from hpsearch.cli.summary import print_verdict
 from hpsearch.errors import BadInput, NoTrialSucceeded, StudyGone, StudyOwned
 from hpsearch.files import write_atomically
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
-    from hpsearch.report.view import StudyView
-    from hpsearch.search.confirmation import Retraining
+    from hpsearch.results.view import StudyView
     from hpsearch.storage.records import Owner, StudyRecord
     from hpsearch.storage.store import Store
-
-MOST_SEEDS = 1000
+    from hpsearch.tuning.confirmation import Retraining
 
 
 @app.command()
@@ -65,14 +65,14 @@ def confirm(
 
     With --prefer the trial that `export --prefer` would take is retrained too.
     """
-    from hpsearch.cli.run import exit_code, leave, say
+    from hpsearch.cli.terminal import exit_code, leave, say
     from hpsearch.execution.protocol import TRANSFORMER
-    from hpsearch.report.preference import parse_preference, pick
-    from hpsearch.report.view import StudyView
-    from hpsearch.search.lease import lease_kept
-    from hpsearch.search.study import LEASE_S, require_same_scoring
+    from hpsearch.results.preference import parse_preference, pick
+    from hpsearch.results.view import StudyView
     from hpsearch.storage.leases import this_process
-    from hpsearch.working import to_retrain
+    from hpsearch.tuning.lease import LEASE_S, lease_kept
+    from hpsearch.tuning.session import to_retrain
+    from hpsearch.tuning.study import require_same_scoring
 
     signal.signal(signal.SIGTERM, leave)
     require_counts(top, seeds)
@@ -131,13 +131,6 @@ def confirm(
     return 0
 
 
-def require_counts(top: int, seeds: int) -> None:
-    if top < 1:
-        raise BadInput(f"--top {top}: give a number of trials from 1")
-    if not 1 <= seeds <= MOST_SEEDS:
-        raise BadInput(f"--seeds {seeds}: give a number of seeds from 1 to {MOST_SEEDS:,}, and 2 or more for an interval")
-
-
 def retrain(
     store: Store,
     record: StudyRecord,
@@ -148,9 +141,9 @@ def retrain(
     work: list[Retraining],
 ) -> tuple[list[int], list[str]]:
     """Do the work. Returns the signals that came and what could not be retrained."""
-    from hpsearch.cli.run import leave_at_once, say
-    from hpsearch.search.confirmation import Confirmation
-    from hpsearch.working import stop_on_signals
+    from hpsearch.cli.terminal import leave_at_once, say
+    from hpsearch.tuning.confirmation import Confirmation
+    from hpsearch.tuning.session import stop_on_signals
 
     say(f"confirming study '{record.name}': {len(work)} retraining{'s' if len(work) > 1 else ''} on fresh seeds")
     if devices[0].partition(":")[0] != record.device.partition(":")[0]:
@@ -163,34 +156,19 @@ def retrain(
 
 def confirmation_dict(view: StudyView, failures: list[str], *, interrupted: bool) -> dict[str, Any]:
     """The verdict as documented JSON, with `study`, `failures` (in a sentence each) and `complete`."""
-    from hpsearch.report.verdict import verdict_dict
+    from hpsearch.results.verdict import verdict_dict
 
     whole = verdict_dict(view.verdict) if view.verdict else {}
     return {"study": view.study.name, "complete": not failures and not interrupted, "failures": failures, **whole}
 
 
-def print_verdict(view: StudyView) -> None:
-    from hpsearch.cli.look import print_table
-    from hpsearch.report.verdict import row_of
-
-    verdict = view.verdict
-    if verdict is None:
-        return
-    print(f"confirmation over seeds {', '.join(map(str, verdict.seeds))} ({verdict.objective}, lower is better)")
-    print_table(
-        ["trial", "search", "confirmed", "95 %", "runs", "against the default"], [row_of(verdict, e) for e in verdict.confirmed]
-    )
-    for sentence in verdict.sentences:
-        print(f"{sentence[0].upper()}{sentence[1:]}.")
-
-
 def _refresh(view: StudyView, studies_dir: Path, url: str) -> None:
     """Write the files that `run` left at its end anew, now with the verdict; not before it has ended."""
-    from hpsearch.report.export import best_config_yaml
-    from hpsearch.report.view import axes
+    from hpsearch.export.config_file import best_config_yaml
+    from hpsearch.results.view import axes
     from hpsearch.space.edges import edges
     from hpsearch.space.load import parse_space
-    from hpsearch.working import started_from
+    from hpsearch.tuning.session import started_from
 
     folder = studies_dir / view.study.folder
     if not view.study.finished_reason or view.best is None or not folder.is_dir():

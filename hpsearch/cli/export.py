@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpsearch.cli import app, streams
-from hpsearch.cli.look import load_view
+from hpsearch.cli import streams
+from hpsearch.cli.app import app
 from hpsearch.cli.options import (
     STUDIES_DIR,
     CheckpointsDirOption,
@@ -18,6 +18,7 @@ from hpsearch.cli.options import (
     StudiesDirOption,
     StudyOption,
     cache_dir,
+    load_view,
     require_folder,
     require_writable,
 )
@@ -25,7 +26,7 @@ from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.files import write_atomically
 
 if TYPE_CHECKING:
-    from hpsearch.report.view import StudyView
+    from hpsearch.results.view import StudyView
     from hpsearch.storage.records import TrialRecord
 
 FORMATS = ("yaml", "json", "toml", "env", "cli", "hf")
@@ -101,7 +102,7 @@ def export(
 
 def choose(view: StudyView, number: int | None, prefer: str | None) -> TrialRecord:
     """The trial to export: by its number, else the preferred one. Raises BadInput where none such is complete."""
-    from hpsearch.report.preference import parse_preference, pick
+    from hpsearch.results.preference import parse_preference, pick
     from hpsearch.storage.records import TrialState
 
     if number is None:
@@ -115,10 +116,9 @@ def choose(view: StudyView, number: int | None, prefer: str | None) -> TrialReco
 def written(view: StudyView, trial: TrialRecord, format: str | None, program: str | None) -> str:
     """The trial's config as one text."""
     from hpsearch.config import TrialConfig
-    from hpsearch.report.export import confirmation, provenance
-    from hpsearch.report.foreign import translate
-    from hpsearch.report.formats import WRITERS
-    from hpsearch.report.translation import as_json, as_text
+    from hpsearch.export.config_file import confirmation, provenance
+    from hpsearch.export.formats import WRITERS
+    from hpsearch.export.frameworks import as_json, as_text, translate
 
     if program is None:
         return WRITERS[format or "yaml"](view, trial)
@@ -129,9 +129,9 @@ def written(view: StudyView, trial: TrialRecord, format: str | None, program: st
 def export_trial(view: StudyView, trial: TrialRecord, folder: Path, out: Path, checkpoints: Path | None = None) -> None:
     """The trial's trained weights as a folder of transformers. checkpoints: where they are, if not in the trial's `folder`."""
     from hpsearch.config import DataConfig, TrialConfig
+    from hpsearch.export.model_card import model_card, of_trial
     from hpsearch.model.huggingface import auto_class, write_folder
-    from hpsearch.report.card import model_card, of_trial
-    from hpsearch.training.finished import trial_model
+    from hpsearch.training.weights import trial_model
 
     loads = auto_class(TrialConfig.build(trial.config))  # Refuses what transformers has no place for.
     require_empty(out)
@@ -149,9 +149,9 @@ def export_trial(view: StudyView, trial: TrialRecord, folder: Path, out: Path, c
 
 def export_folder(source: Path, out: Path) -> None:
     """What `hpsearch train` left in `source` as a folder of transformers."""
+    from hpsearch.export.config_file import read_config
+    from hpsearch.export.model_card import model_card, of_config
     from hpsearch.model.huggingface import auto_class, write_folder
-    from hpsearch.report.card import model_card, of_config
-    from hpsearch.report.export import read_config
     from hpsearch.training.weights import load_model
 
     require_empty(out)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpsearch.cli import streams
+from hpsearch.cli.terminal import say
 from hpsearch.errors import BadInput, HpsearchError
-from hpsearch.places import (
+from hpsearch.paths import (
     STUDIES_DIR,
     cache_dir,
     claim_folder,
@@ -20,8 +21,8 @@ from hpsearch.places import (
     require_folder,
     require_own_folder,
     require_writable,
-    storage_url,
 )
+from hpsearch.storage.urls import storage_url
 
 __all__ = [
     "STUDIES_DIR",
@@ -35,8 +36,23 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from hpsearch.results.view import StudyView
+    from hpsearch.space.space import SearchSpace
     from hpsearch.storage.records import StudyRecord
     from hpsearch.storage.store import Store
+
+MOST_SEEDS = 1000
+
+SpaceOption = Annotated[
+    str | None,
+    typer.Option("--space", metavar="PATH|NAME", help="A search space: a file, or a bundled one.", show_default=False),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix one hyperparameter; may be repeated.")
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", metavar="PATH|NAME", help="The text, instead of the one that the space names.")
+]
 
 
 def studies_named(context: typer.Context, incomplete: str) -> list[str]:
@@ -128,7 +144,7 @@ def same_place(storage: str | None, studies_dir: Path) -> str:
 
     A URL with a password is never shown: a comment of the shell says where it goes.
     """
-    from hpsearch.storage.engine import masked
+    from hpsearch.storage.urls import masked
 
     told = ""
     if studies_dir != Path(os.environ.get("HPSEARCH_STUDIES_DIR") or STUDIES_DIR):
@@ -142,3 +158,42 @@ def same_place(storage: str | None, studies_dir: Path) -> str:
 def print_json(document: Any, *, indent: int | None = 2) -> None:
     """One JSON document on standard output, all of it printable ASCII. indent: None for one on one line."""
     streams.document(json.dumps(document, indent=indent, allow_nan=False).replace("\x7f", "\\u007f") + "\n")
+
+
+def load(word: str, settings: list[str] | None, budget: str | None, data: str | None, *, own: bool = False) -> SearchSpace:
+    """The space of `--space` with what `--set`, `--budget` and `--data` change in it. own: for a trainer of one's own."""
+    from hpsearch.space.bundled import find_space
+    from hpsearch.space.load import load_space, override
+    from hpsearch.workload.feasibility import parse_budget
+
+    path, bundled = find_space(word)
+    if bundled:
+        say(f"space: the bundled '{path.stem}' ({path})")
+    return override(
+        load_space(path, own=own),
+        settings=dict(map(parse_setting, settings or [])),
+        budget=parse_budget(budget) if budget is not None else None,
+        data={"text": data} if data is not None else None,
+    )
+
+
+def parse_setting(word: str) -> tuple[str, str]:
+    """`dropout=0.1` → ("dropout", "0.1"); the space reads the value as it reads its file."""
+    name, equals, text = word.partition("=")
+    if not equals or not name or not text:
+        raise BadInput(f"--set {word}: write it as NAME=VALUE, for instance --set dropout=0.1")
+    return name, text
+
+
+def require_counts(top: int, seeds: int) -> None:
+    if top < 1:
+        raise BadInput(f"--top {top}: give a number of trials from 1")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise BadInput(f"--seeds {seeds}: give a number of seeds from 1 to {MOST_SEEDS:,}, and 2 or more for an interval")
+
+
+def load_view(storage: str | None, studies_dir: Path, study: str | None, *, curves: bool = True) -> StudyView:
+    from hpsearch.results.view import StudyView
+
+    store, record = open_for_reading(storage, studies_dir, study)
+    return StudyView.load(store, record, curves=curves)

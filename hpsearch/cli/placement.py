@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpsearch.errors import BadInput, did_you_mean
-from hpsearch.places import Placement, on_this_machine, slot_count
+from hpsearch.execution.resources import Placement, on_this_machine, slot_count
 
 if TYPE_CHECKING:
     from hpsearch.execution.protocol import Executor
@@ -44,8 +44,8 @@ def on_a_cluster(
     slots: str, device: str, address: str | None, gpus_per_slot: float | None, shared: str | None, studies_dir: Path
 ) -> Placement:
     """Raises BadInput for options that no cluster has, ClusterUnreachable when this one does not answer."""
-    from hpsearch.execution.cluster import RayExecutor
-    from hpsearch.execution.connect import cluster_gpus
+    from hpsearch.execution.ray_client import cluster_gpus
+    from hpsearch.execution.ray_executor import RayExecutor
 
     count = None if slots == "auto" else slot_count(slots, ("cpu",))
     address = address or "auto"

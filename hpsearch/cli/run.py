@@ -2,62 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import math
-import os
 import shlex
 import signal
-import sys
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpsearch.cli import app, streams
+from hpsearch.cli.app import app
 from hpsearch.cli.options import (
     SEEDS,
     STUDIES_DIR,
     TOP,
     CheckpointsDirOption,
+    DataOption,
     DeviceOption,
     JsonOption,
     SeedsOption,
+    SetOption,
+    SpaceOption,
     StorageOption,
     StudiesDirOption,
     TopOption,
     cache_dir,
+    load,
     print_json,
     require_folder,
     same_place,
     storage_url,
 )
 from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
+from hpsearch.cli.terminal import exit_code, leave, leave_at_once, load_forest, load_importance, say, view
 from hpsearch.durations import duration_in
-from hpsearch.errors import INTERRUPTED, BadInput, NoTrialSucceeded, StoppedForNow
-from hpsearch.places import require_trials
+from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow
 from hpsearch.text import TOLD, shortened
+from hpsearch.tuning.request import require_trials
 
 if TYPE_CHECKING:
-    from hpsearch.console import LiveView, PlainLines
-    from hpsearch.report.view import StudyView
-    from hpsearch.search.study import Study
-    from hpsearch.space.space import SearchSpace
-    from hpsearch.working import Worked
+    from hpsearch.results.view import StudyView
+    from hpsearch.tuning.session import Worked
+    from hpsearch.tuning.study import Study
 
-SpaceOption = Annotated[
-    str | None,
-    typer.Option("--space", metavar="PATH|NAME", help="A search space: a file, or a bundled one.", show_default=False),
-]
 TimeoutOption = Annotated[
     str | None,
     typer.Option("--timeout", metavar="TIME", help="Stop after so long in all: 8h, 90m, 1h30m, or seconds; resumable."),
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix one hyperparameter; may be repeated.")
-]
-DataOption = Annotated[
-    str | None, typer.Option("--data", metavar="PATH|NAME", help="The text, instead of the one that the space names.")
 ]
 
 
@@ -162,13 +150,13 @@ def run(
     as_json: JsonOption = False,
 ) -> int:
     """Search: create or resume a study and work on it until it has N trials."""
-    from hpsearch.cli.confirm import require_counts
-    from hpsearch.search.earlier import parse_source
-    from hpsearch.search.gain import parse_min_gain
-    from hpsearch.search.limits import Limits
-    from hpsearch.search.study import Request
-    from hpsearch.search.workload import parse_command
-    from hpsearch.working import work
+    from hpsearch.cli.options import require_counts
+    from hpsearch.sampling.warm_start import parse_source
+    from hpsearch.tuning.expected_improvement import parse_min_gain
+    from hpsearch.tuning.request import Request
+    from hpsearch.tuning.session import work
+    from hpsearch.tuning.stopping import Limits
+    from hpsearch.workload.workload import parse_command
 
     signal.signal(signal.SIGTERM, leave)  # Until the coordinator works, there is nothing to pause.
     require_trials(f"--trials {trials}", trials)
@@ -244,7 +232,7 @@ def require_space(word: str | None) -> str:
     """Raises BadInput with the spaces that there are where none is named."""
     if word is not None:
         return word
-    from hpsearch.space.find import bundled_spaces, spaces_nearby
+    from hpsearch.space.bundled import bundled_spaces, spaces_nearby
 
     here = [str(path) for path in spaces_nearby()]
     nearby = f"; here: {', '.join(here)}" if here else ""
@@ -255,57 +243,6 @@ def require_space(word: str | None) -> str:
     )
 
 
-def load(word: str, settings: list[str] | None, budget: str | None, data: str | None, *, own: bool = False) -> SearchSpace:
-    """The space of `--space` with what `--set`, `--budget` and `--data` change in it. own: for a trainer of one's own."""
-    from hpsearch.search.budget import parse_budget
-    from hpsearch.space.find import find_space
-    from hpsearch.space.load import load_space
-
-    path, bundled = find_space(word)
-    if bundled:
-        say(f"space: the bundled '{path.stem}' ({path})")
-    return load_space(path, own=own).override(
-        settings=dict(map(parse_setting, settings or [])),
-        budget=parse_budget(budget) if budget is not None else None,
-        data={"text": data} if data is not None else None,
-    )
-
-
-def parse_setting(word: str) -> tuple[str, str]:
-    """`dropout=0.1` → ("dropout", "0.1"); the space reads the value as it reads its file."""
-    name, equals, text = word.partition("=")
-    if not equals or not name or not text:
-        raise BadInput(f"--set {word}: write it as NAME=VALUE, for instance --set dropout=0.1")
-    return name, text
-
-
-def view(slots: int) -> LiveView | PlainLines:
-    from rich.console import Console
-
-    from hpsearch.console import LiveView, PlainLines
-
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        return LiveView(slots, Console(file=streams.terminal()))
-    return PlainLines(slots)
-
-
-def leave(_number: int, _: FrameType | None) -> None:
-    """End this process as at the end of its work: leases given back, slots ended."""
-    sys.exit(0)
-
-
-def leave_at_once(number: int) -> None:
-    """End this process now: a second signal came."""
-    if sys.stderr.isatty():
-        with contextlib.suppress(OSError):  # The terminal is gone.
-            os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # The live view has hidden the cursor.
-    os._exit(exit_code(number))
-
-
-def exit_code(number: int) -> int:
-    return INTERRUPTED if number == signal.SIGINT else 0
-
-
 def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_json: bool) -> int:
     """Write what a finished study leaves behind, say how it stands, and choose the exit code.
 
@@ -313,8 +250,8 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
     on how many seeds.
     """
     from hpsearch.cli.summary import print_summary, warnings_of
-    from hpsearch.report.view import status_dict
-    from hpsearch.working import write_results
+    from hpsearch.results.view import status_dict
+    from hpsearch.tuning.session import write_results
 
     study, ended, caught = worked.study, worked.ended, worked.signals
     if ended:
@@ -359,38 +296,12 @@ def finish(worked: Worked, place: str, *, confirm: tuple[int, int] | None, as_js
     return 0
 
 
-def load_importance() -> None:
-    """Load `optuna.importance`, as the report and the notes do, but without scikit-learn, which takes a second or two: an
-    evaluator needs it that this command does not use, and Optuna does without where it is not installed."""
-    _load("optuna.importance", without="sklearn")
-
-
-def load_forest() -> None:
-    """Load what grows the forests of a report, but without pandas, of which it needs nothing: a second and fifty megabytes."""
-    _load("sklearn.ensemble", without="pandas")
-
-
-def _load(module: str, *, without: str) -> None:
-    """Import `module` as where the package `without` is not installed; where that is loaded already, it is there."""
-    if without in sys.modules:
-        return
-    sys.modules[without] = None  # type: ignore[assignment]  # To an import, that is a package that is not there.
-    try:
-        importlib.import_module(module)
-    finally:
-        del sys.modules[without]
-
-
 def show_on_dashboard(study: Study, view: StudyView, at_edge: list[str]) -> None:
     """Leave notes and figures for optuna-dashboard; the study is finished whether or not that is possible."""
-    from hpsearch.report.view import axes
+    from hpsearch.results.view import axes
     from hpsearch.service.notes import show_study
 
     try:
         show_study(view, study.optuna, axes(study.space), study.folder.parent, edges=at_edge)
     except Exception as error:
         say(f"no notes for optuna-dashboard: {error}; `hpsearch dashboard` tries again")
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

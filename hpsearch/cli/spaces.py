@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpsearch.cli import app
-from hpsearch.cli.look import print_table
+from hpsearch.cli.app import app
 from hpsearch.cli.options import JsonOption, print_json
+from hpsearch.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from hpsearch.space.space import SearchSpace
@@ -33,8 +33,8 @@ def check_space(
     from dataclasses import asdict
 
     from hpsearch.errors import SpaceError, SpaceMistakes
-    from hpsearch.report.view import short, told_range, word
-    from hpsearch.space.find import find_space
+    from hpsearch.results.formatting import short, told_range, word
+    from hpsearch.space.bundled import find_space
     from hpsearch.space.load import load_space
     from hpsearch.space.parameters import Derived, Fixed
 
@@ -99,8 +99,8 @@ def require_baseline(space: SearchSpace) -> None:
         return
     from hpsearch.config import TrialConfig
     from hpsearch.data.tokenizer import SPECIALS, ByteTokenizer
-    from hpsearch.search.proposals import outside
-    from hpsearch.space.values import lookup
+    from hpsearch.space.names import lookup
+    from hpsearch.workload.feasibility import outside
 
     settings = space.settings(space.prior())
     if space.data.tokenizer == "bytes":
@@ -112,7 +112,7 @@ def require_baseline(space: SearchSpace) -> None:
 
 
 def described_parameter(parameter: Any) -> str:
-    from hpsearch.report.view import word
+    from hpsearch.results.formatting import word
     from hpsearch.space.parameters import Derived
 
     return f"= {parameter.expression.text}" if isinstance(parameter, Derived) else word(parameter.value)
@@ -129,7 +129,7 @@ def print_schema() -> None:
 @space_app.command("list")
 def list_spaces(as_json: JsonOption = False) -> None:
     """List the spaces that ship with the program."""
-    from hpsearch.space.find import bundled_spaces
+    from hpsearch.space.bundled import bundled_spaces
     from hpsearch.space.load import load_space
 
     spaces = {name: (load_space(path), path) for name, path in sorted(bundled_spaces().items())}

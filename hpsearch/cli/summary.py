@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpsearch.report.importance import Importance
-    from hpsearch.report.view import StudyView
+    from hpsearch.results.view import StudyView
     from hpsearch.storage.records import TrialRecord
 
 TIE = 0.001
@@ -29,7 +29,7 @@ def print_summary(
     place: str = "",
 ) -> None:
     """The summary of a study with a best trial, on standard output. place: options by which another command finds it."""
-    from hpsearch.cli.confirm import print_verdict
+    pass
 
     best, baseline = view.best, view.baseline
     assert best is not None
@@ -65,7 +65,7 @@ def print_summary(
 
 def config_lines(view: StudyView, searched: Sequence[str], width: int) -> list[str]:
     """What was searched, as the best has it beside the default, with the differences marked."""
-    from hpsearch.report.view import short
+    from hpsearch.results.formatting import short
 
     assert view.best is not None
     usual = view.baseline.config if view.baseline is not None else {}
@@ -136,3 +136,18 @@ def _mark() -> str:
 
 def _columns() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6
+
+
+def print_verdict(view: StudyView) -> None:
+    from hpsearch.cli.terminal import print_table
+    from hpsearch.results.verdict import row_of
+
+    verdict = view.verdict
+    if verdict is None:
+        return
+    print(f"confirmation over seeds {', '.join(map(str, verdict.seeds))} ({verdict.objective}, lower is better)")
+    print_table(
+        ["trial", "search", "confirmed", "95 %", "runs", "against the default"], [row_of(verdict, e) for e in verdict.confirmed]
+    )
+    for sentence in verdict.sentences:
+        print(f"{sentence[0].upper()}{sentence[1:]}.")

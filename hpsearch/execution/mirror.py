@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from hpsearch.errors import BadInput, StoppedForNow
-from hpsearch.execution.connect import line
+from hpsearch.execution.ray_client import line
 from hpsearch.files import TEMPORARY, OutsideFolder, inside, replacing
 
 

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 from hpsearch.training.events import Answer, Event, TrainResult
 
-TRANSFORMER = "hpsearch.execution.trainers:transformer"
+TRANSFORMER = "hpsearch.trainers.transformer:transformer"
 """The built-in trainer."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionTrainer:
-    """A training function of one's own (see `hpsearch.execution.own`)."""
+    """A training function of one's own (see `hpsearch.trainers.reporter`)."""
 
     name: str
     """`module:function`."""
@@ -47,7 +47,7 @@ class FunctionTrainer:
 
 @dataclass(frozen=True, slots=True)
 class ProgramTrainer:
-    """A program of one's own (see `hpsearch.execution.program`)."""
+    """A program of one's own (see `hpsearch.trainers.command`)."""
 
     line: str
     """Its command line, with placeholders, as one would type it in a shell."""

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from hpsearch.report import style
-from hpsearch.report.drawing import TICKS, Choices, by_state, ceiling_of, empty, new_figure
 from hpsearch.report.importance import MIN_TRIALS
-from hpsearch.report.view import Scale, StudyView, short
+from hpsearch.report.plotting import TICKS, Choices, by_state, ceiling_of, empty, new_figure
+from hpsearch.results.formatting import short
+from hpsearch.results.view import Scale, StudyView
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,7 +14,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hpsearch.report import style
-from hpsearch.report.drawing import (
+from hpsearch.report.effects import Effect, add_effect
+from hpsearch.report.plotting import (
     TICKS,
     Choices,
     by_state,
@@ -26,8 +27,8 @@ from hpsearch.report.drawing import (
     with_unit,
     y_range,
 )
-from hpsearch.report.effects import Effect, add_effect
-from hpsearch.report.view import Scale, StudyView, short
+from hpsearch.results.formatting import short
+from hpsearch.results.view import Scale, StudyView
 from hpsearch.storage.records import PointRecord, TrialRecord, TrialState
 
 CURVE_POINTS = 16_000

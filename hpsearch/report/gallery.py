@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from hpsearch.report import figures
+from hpsearch.report.compute import quality, timeline
+from hpsearch.report.decisions import confirmation, trade_off
 from hpsearch.report.effects import marginal_effects, rate_against_size
-from hpsearch.report.effort import quality, timeline
 from hpsearch.report.importance import importance_of, importances
-from hpsearch.report.judged import confirmation, trade_off
 from hpsearch.report.parallel import parallel_coordinates
-from hpsearch.report.view import Scale, StudyView
+from hpsearch.results.view import Scale, StudyView
 from hpsearch.storage.records import TrialRecord
 
 if TYPE_CHECKING:

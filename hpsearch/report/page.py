@@ -26,10 +26,11 @@ from plotly.offline import get_plotlyjs
 from hpsearch.errors import BadInput
 from hpsearch.files import write_atomically
 from hpsearch.report import style
-from hpsearch.report.failures import failures
 from hpsearch.report.gallery import NAMES, SLICE, gallery
-from hpsearch.report.verdict import row_of
-from hpsearch.report.view import Scale, StudyView, amount, duration, in_few_words, short
+from hpsearch.results.failures import failures
+from hpsearch.results.formatting import amount, duration, in_few_words, short
+from hpsearch.results.verdict import row_of
+from hpsearch.results.view import Scale, StudyView
 from hpsearch.storage.records import TrialRecord, TrialState
 from hpsearch.text import TOLD, shortened
 

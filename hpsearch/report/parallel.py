@@ -10,8 +10,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hpsearch.report import style
-from hpsearch.report.drawing import Choices, ceiling_of, empty, jitter, measure, new_figure, safe
-from hpsearch.report.view import Scale, StudyView, short
+from hpsearch.report.plotting import Choices, ceiling_of, empty, jitter, measure, new_figure, safe
+from hpsearch.results.formatting import short
+from hpsearch.results.view import Scale, StudyView
 
 AXES = 7
 """Parameters shown; more than these cannot be told apart."""

@@ -20,8 +20,8 @@ from wsgiref.simple_server import WSGIServer, make_server
 
 from hpsearch.errors import BadInput
 from hpsearch.service.serving import Handler, Server, Server6
-from hpsearch.storage.engine import optuna_storage
 from hpsearch.storage.limits import LONGEST_NAME
+from hpsearch.storage.optuna_storage import optuna_storage
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial
 
-    from hpsearch.storage.patient import PatientStorage
+    from hpsearch.storage.optuna_storage import PatientStorage
     from hpsearch.storage.records import StudyRecord
 
 Start = Callable[..., Any]

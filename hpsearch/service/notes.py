@@ -23,12 +23,13 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
 from hpsearch.report import figures
+from hpsearch.report.compute import quality
 from hpsearch.report.effects import rate_against_size
-from hpsearch.report.effort import quality
 from hpsearch.report.importance import importance_of, importances
 from hpsearch.report.page import counted
-from hpsearch.report.sparkline import sparkline
-from hpsearch.report.view import Scale, StudyView, amount, duration, short
+from hpsearch.results.formatting import amount, duration, short
+from hpsearch.results.sparkline import sparkline
+from hpsearch.results.view import Scale, StudyView
 from hpsearch.storage.records import TrialRecord, TrialState
 
 NOTES = 40

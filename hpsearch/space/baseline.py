@@ -6,9 +6,8 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-from hpsearch.space.auto import Law
 from hpsearch.space.expressions import UnknownValue
-from hpsearch.space.parameters import Choices, Range, Searched, Setting, Settings, nearest
+from hpsearch.space.parameters import Choices, Law, Range, Searched, Setting, Settings, nearest
 
 if TYPE_CHECKING:
     from hpsearch.space.space import SearchSpace

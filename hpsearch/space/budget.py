@@ -6,10 +6,10 @@ from typing import get_args
 
 from hpsearch.config import ALIASES, evaluations_in
 from hpsearch.errors import did_you_mean
-from hpsearch.space.canonical import BUDGET_PARAMETERS
 from hpsearch.space.parameters import Derived, Fixed, Parameter
-from hpsearch.space.source import Mapping, Node, Scalar, plain
+from hpsearch.space.serialize import BUDGET_PARAMETERS
 from hpsearch.space.space import BudgetKind, BudgetSpec, SearchSpace
+from hpsearch.space.yaml_nodes import Mapping, Node, Scalar, plain
 
 DEFAULT_KIND: BudgetKind = "device_seconds"
 DEFAULT_AMOUNT = 15.0

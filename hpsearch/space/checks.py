@@ -12,8 +12,8 @@ from hpsearch.space.budget import check_budget
 from hpsearch.space.expressions import Expression, ExpressionError, UnknownValue
 from hpsearch.space.mistakes import Mistakes
 from hpsearch.space.parameters import Derived, Fixed, Parameter, Settings
-from hpsearch.space.source import Place
 from hpsearch.space.space import DRAWS, Rule, SearchSpace
+from hpsearch.space.yaml_nodes import Place
 
 SAMPLING = ("temperature", "top_k", "top_p")
 PLACES = ("save_dir", "log_file")

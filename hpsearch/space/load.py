@@ -15,14 +15,14 @@ from hpsearch.config import ALIASES, HYPERPARAMETERS, DataConfig
 from hpsearch.errors import BadInput, SpaceError, did_you_mean, hint
 from hpsearch.objectives import NEGATED, OBJECTIVES
 from hpsearch.space.budget import DEFAULT_BUDGET, read_budget, read_steps
-from hpsearch.space.canonical import BUDGET_PARAMETERS
 from hpsearch.space.checks import check
-from hpsearch.space.declare import CONSTRAINTS, read_expression, read_parameter
 from hpsearch.space.mistakes import Mistakes
 from hpsearch.space.names import BUILT_IN, OWN, Names, own_names
 from hpsearch.space.parameters import Fixed, Parameter
-from hpsearch.space.source import Mapping, Node, Place, Scalar, Sequence, node_of, plain, read_text, read_word, read_yaml
+from hpsearch.space.parse import CONSTRAINTS, read_expression, read_parameter
+from hpsearch.space.serialize import BUDGET_PARAMETERS
 from hpsearch.space.space import Bound, Rule, SearchSpace
+from hpsearch.space.yaml_nodes import Mapping, Node, Place, Scalar, Sequence, node_of, plain, read_text, read_word, read_yaml
 
 SECTIONS = ("name", "trainer", "objective", "data", "budget", "parameters", "require", "constraints")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -75,10 +75,18 @@ def _from_node(root: Node, own: bool, mistakes: Mistakes) -> SearchSpace:
     return _build(root, mistakes)
 
 
-def overridden(
-    space: SearchSpace, settings: AnyMapping[str, Any], budget: AnyMapping[str, Any], data: AnyMapping[str, Any]
+def override(
+    space: SearchSpace,
+    settings: AnyMapping[str, Any] | None = None,
+    budget: AnyMapping[str, Any] | None = None,
+    data: AnyMapping[str, Any] | None = None,
 ) -> SearchSpace:
-    """`SearchSpace.override`."""
+    """The space with some of it replaced, checked anew: `--set name=value`, `--budget kind=amount`, `--data`.
+
+    Strings are read as YAML scalars, so that `"3e-4"` is a number and `"4 * d_model"` an expression. Parameters whose `when`
+    can no longer hold are dropped. Raises BadInput.
+    """
+    settings, budget, data = settings or {}, budget or {}, data or {}
     root = space.document
     try:
         parameters = root.items["parameters"]

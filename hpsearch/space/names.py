@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hpsearch.config import ALIASES, HYPERPARAMETERS, TrialConfig, canonical_name
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.hyperparameter import Hyperparameter
-from hpsearch.space import values
-from hpsearch.space.expressions import ExpressionError, Kind, NoExpression, Value, dotted_names, parse_expression
+from hpsearch.space.expressions import ExpressionError, Kind, NoExpression, UnknownValue, Value, dotted_names, parse_expression
 from hpsearch.space.mistakes import Mistakes
-from hpsearch.space.source import Mapping as MappingNode
-from hpsearch.space.source import Node, Scalar, Sequence
+from hpsearch.space.yaml_nodes import Mapping as MappingNode
+from hpsearch.space.yaml_nodes import Node, Scalar, Sequence
 
 SHAPE = ("d_model", "num_heads", "num_groups", "position", "max_position_embeddings", "context_length")
 """What `TrialConfig.build` checks against each other."""
@@ -59,12 +58,12 @@ class Names:
         return written
 
     def lookup(self, name: str, settings: Mapping[str, Any], unknown: Collection[str] = ()) -> Value:
-        """The value of a parameter beside `settings`; see `hpsearch.space.values.lookup`."""
-        return values.lookup(name, settings, unknown, self.infos)
+        """The value of a parameter beside `settings`; see `hpsearch.space.lookup`."""
+        return lookup(name, settings, unknown, self.infos)
 
     def told(self, names: Collection[str], settings: Mapping[str, Any]) -> str:
         """`d_model 128, num_heads 3`"""
-        return values.told(names, settings, self.infos)
+        return told(names, settings, self.infos)
 
     def misfit(self, settings: Mapping[str, Any]) -> ConfigError | None:
         """Why no trainer takes these settings; only of the built-in one is that known beforehand."""
@@ -223,3 +222,38 @@ def _info(name: str, kind: Any) -> Hyperparameter:
         needs={},
         documented=None,
     )
+
+
+def lookup(
+    name: str,
+    settings: Mapping[str, Any],
+    unknown: Collection[str] = (),
+    infos: Mapping[str, Hyperparameter] = HYPERPARAMETERS,
+) -> Value:
+    """The value of a hyperparameter beside `settings`: its own, else what its default follows, else its default.
+
+    Raises UnknownValue where only the budget knows it, where it is off, and for `unknown` names.
+    """
+    if name in unknown:
+        raise UnknownValue(name)
+    value = settings.get(name)
+    if value is None:
+        info = infos[name]
+        if info.derived == "budget":
+            raise UnknownValue(name)
+        value = lookup(info.derived, settings, unknown, infos) if info.derived else info.default
+    if value is None:
+        raise UnknownValue(name)
+    result: Value = value
+    return result
+
+
+def told(names: Iterable[str], settings: Mapping[str, Any], infos: Mapping[str, Hyperparameter] = HYPERPARAMETERS) -> str:
+    """`d_model 128, num_heads 3`"""
+    parts = []
+    for name in dict.fromkeys(names):
+        try:
+            parts.append(f"{name} {lookup(name, settings, infos=infos)}")
+        except UnknownValue:
+            parts.append(f"{name} not known")
+    return ", ".join(parts)

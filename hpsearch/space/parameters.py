@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
 from typing import Any, Literal, get_args
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from hpsearch.config import HYPERPARAMETERS
 from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.space.expressions import Expression, Value
-from hpsearch.space.source import Place
+from hpsearch.space.yaml_nodes import Place
+
+Law = Callable[["Searched", Mapping[str, Any]], float | None]
+"""The value that a scaling law gives a parameter beside the settings that are known so far; None where none applies."""
+_SIZE = (
+    *(name for name, info in HYPERPARAMETERS.items() if info.section == "architecture"),
+    *("sentence_loss_weight", "max_iters", "num_epochs", "optimizer"),
+)
+NEEDS: dict[str, tuple[str, ...]] = {
+    "num_layers": (),
+    "d_model": ("num_layers",),
+    "batch_size": _SIZE,
+    "learning_rate": (*_SIZE, "batch_size"),
+    "weight_decay": (*_SIZE, "batch_size", "learning_rate"),
+    "beta2": (*_SIZE, "batch_size"),
+    "warmup_steps": (*_SIZE, "batch_size"),
+}
+"""The hyperparameters that `prior: auto` is for, and those whose values decide it."""
 
 Setting = Value | None
 """A hyperparameter's value; None where it is off, or follows another (`num_groups`: as many as num_heads)."""
@@ -226,3 +246,11 @@ def _prior(parameter: Searched) -> dict[str, Any]:
 
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def distribution(parameter: Searched) -> BaseDistribution:
+    if isinstance(parameter, Choices):
+        return CategoricalDistribution(parameter.choices)
+    if parameter.whole:
+        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.step or 1))
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)

@@ -11,13 +11,12 @@ from typing import Any, get_args
 from hpsearch.config import HYPERPARAMETERS, DataConfig, TokenizerKind
 from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.objectives import OBJECTIVES
-from hpsearch.space.auto import NEEDS
 from hpsearch.space.budget import BUDGET_KINDS, MAX_EVALUATIONS, WHOLE_KINDS
-from hpsearch.space.declare import CONSTRAINTS
 from hpsearch.space.load import NAME
 from hpsearch.space.names import NAME as PARAMETER
 from hpsearch.space.names import OWN
-from hpsearch.space.parameters import AUTO, CONFIDENCES, may_be_empty
+from hpsearch.space.parameters import AUTO, CONFIDENCES, NEEDS, may_be_empty
+from hpsearch.space.parse import CONSTRAINTS
 
 Schema = dict[str, Any]
 _EXPRESSION: Schema = {"type": "string", "minLength": 1, "description": "an expression, as in `4 * d_model`"}

@@ -13,12 +13,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpsearch.config import DataConfig
-from hpsearch.space import canonical, source
-from hpsearch.space.auto import NEEDS, Law
+from hpsearch.space import serialize as canonical
+from hpsearch.space import yaml_nodes as source
 from hpsearch.space.baseline import baseline
 from hpsearch.space.expressions import Expression, ExpressionError, UnknownValue, Value
 from hpsearch.space.names import Names
-from hpsearch.space.parameters import Choices, Derived, Fixed, Parameter, Range, Searched, Setting, Settings
+from hpsearch.space.parameters import NEEDS, Choices, Derived, Fixed, Law, Parameter, Range, Searched, Setting, Settings
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -99,7 +99,7 @@ class SearchSpace:
         """The baseline's proposal: `prior` where given, else the hyperparameter's default where the space has it, else the
         middle. Values that nobody gave are moved to the nearest listed ones that satisfy the rules.
 
-        law: gives the priors that are `auto` (`hpsearch.search.priors.Laws`); without it they are the middle.
+        law: gives the priors that are `auto` (`hpsearch.workload.scaling_laws.Laws`); without it they are the middle.
         """
         return dict(self._baseline) if law is None or not self.automatic else baseline(self, law)
 
@@ -142,24 +142,9 @@ class SearchSpace:
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's distributions of everything searched, by name."""
-        from hpsearch.space.distributions import distribution
+        from hpsearch.space.parameters import distribution
 
         return {parameter.name: distribution(parameter) for parameter in self.searched}
-
-    def override(
-        self,
-        settings: Mapping[str, Any] | None = None,
-        budget: Mapping[str, Any] | None = None,
-        data: Mapping[str, Any] | None = None,
-    ) -> SearchSpace:
-        """The space with some of it replaced, checked anew: `--set name=value`, `--budget kind=amount`, `--data`.
-
-        Strings are read as YAML scalars, so that `"3e-4"` is a number and `"4 * d_model"` an expression. Parameters whose
-        `when` can no longer hold are dropped. Raises BadInput.
-        """
-        from hpsearch.space.load import overridden
-
-        return overridden(self, settings or {}, budget or {}, data or {})
 
     @functools.cached_property
     def _baseline(self) -> Settings:

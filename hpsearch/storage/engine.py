@@ -10,23 +10,22 @@ import atexit
 import contextlib
 import functools
 import os
-import re
 import sqlite3
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import ArgumentError
 
-from hpsearch.errors import BadInput, StudyGone, did_you_mean
+from hpsearch.errors import BadInput, StudyGone
 from hpsearch.storage.jsons import json_text, json_value
 from hpsearch.storage.options import driver_options
 from hpsearch.storage.reading import ReadingConnection, connect_to_file, only_readable, to_be_copied
+from hpsearch.storage.urls import masked, parse_url
 
 if TYPE_CHECKING:
-    from hpsearch.storage.patient import PatientStorage
+    pass
 
 BUSY_TIMEOUT_S = 60
 """How long one statement waits for another process's write on SQLite."""
@@ -34,85 +33,8 @@ BUSY_TIMEOUT_S = 60
 FROZEN_S = 60
 """How long a server waits in the middle of a transaction for a client that was frozen, before it gives its locks to others."""
 
-_SPELLINGS = {"postgres": "postgresql", "mariadb": "mysql"}  # mysql: Optuna knows no dialect of the other name.
-_DRIVERS = {"sqlite": ("pysqlite",), "postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql", "mysqldb")}
 _PACKAGES = {"psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
 """What brings a driver that no extra of ours does."""
-_FORMS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or mysql://USER:PASSWORD@HOST/DATABASE"
-_SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
-
-
-def sqlite_url(path: Path) -> str:
-    """The URL of a SQLite file, whatever characters its path has."""
-    return _rendered(URL.create("sqlite", database=str(path)))
-
-
-def _rendered(url: URL) -> str:
-    """`url` as a text that gives it again. Bytes of a path that are not UTF-8 stay as they are: %FF would be read as UTF-8."""
-    text = url.database or ""
-    try:
-        return url.render_as_string(hide_password=False)
-    except UnicodeEncodeError:
-        if url.get_backend_name() != "sqlite":
-            raise BadInput("--storage: the name of a database must be UTF-8; name another") from None
-    path = "".join(each if "\ud800" <= each <= "\udfff" else quote(each, safe=" +/") for each in text)
-    head, _, query = url.set(database="").render_as_string(hide_password=False).partition("?")
-    return head + path + (f"?{query}" if query else "")
-
-
-def sqlite_file(url: str) -> Path | None:
-    """The file of a SQLite database; None for one on a server. Raises BadInput as `parse_url` does."""
-    parsed = parse_url(url)
-    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
-
-
-def masked(url: str | URL) -> str:
-    """`url` as it may be shown: passwords replaced by `***`, also where the URL cannot be parsed."""
-    try:
-        parsed = make_url(url)
-    except Exception:  # any text may stand here, and none may be shown unmasked
-        return re.sub(r"^([a-zA-Z0-9+]*:?/*).*@", r"\1***@", str(url), flags=re.DOTALL)
-    hidden = {key: "***" for key in parsed.query if _SECRET.search(key)}
-    if parsed.get_backend_name() == "sqlite" and parsed.database and not hidden:
-        return f"sqlite:///{parsed.database}"
-    return parsed.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
-
-
-def parse_url(url: str) -> URL:
-    """`url` with its driver named. Raises BadInput for a scheme, driver or SQLite path that cannot be used."""
-    try:
-        parsed = make_url(url)
-        scheme, _, driver = parsed.drivername.partition("+")
-    except Exception:  # ArgumentError or ValueError, by the part that is wrong
-        raise BadInput(f"{masked(url)}: not a database URL; write {_FORMS}") from None
-    scheme = _SPELLINGS.get(scheme, scheme)
-    if scheme not in _DRIVERS:
-        near = did_you_mean(scheme, [*_DRIVERS, *_SPELLINGS])
-        raise BadInput(f"{masked(url)}: unknown kind of database '{scheme}'{near}; write {_FORMS}")
-    driver = driver or _DRIVERS[scheme][0]
-    if driver not in _DRIVERS[scheme]:
-        raise BadInput(
-            f"{masked(url)}: the driver '{driver}' is not supported; leave it out, or use {' or '.join(_DRIVERS[scheme])}"
-        )
-    if scheme == "sqlite":
-        if parsed.database in (None, "", ":memory:"):
-            raise BadInput(f"{masked(url)}: a database in memory is gone when the command ends; write sqlite:///FILE")
-        if parsed.database.startswith("file:"):
-            raise BadInput(f"{masked(url)}: write the file's plain path, as in sqlite:///studies/hpsearch.db")
-        path = Path(parsed.database)
-        if not path.parent.is_dir():
-            raise BadInput(f"{masked(url)}: the folder {path.parent} does not exist; create it, or name another")
-        if path.is_dir():
-            raise BadInput(f"{masked(url)}: {path} is a folder; name a file in it")
-        if path.exists() and not path.is_file():
-            raise BadInput(f"{masked(url)}: {path} is neither a file nor free for one; name another")
-    elif parsed.port is not None and not 0 < parsed.port < 65536:
-        raise BadInput(f"{masked(url)}: {parsed.port} is no port; give one from 1 to 65535")
-    try:
-        driver_options(driver, parsed.query)
-    except ValueError as error:
-        raise BadInput(f"{masked(url)}: after the '?', {error}") from None
-    return parsed.set(drivername=f"{scheme}+{driver}")
 
 
 def _options(url: URL) -> dict[str, Any]:
@@ -287,35 +209,3 @@ def make_engine(url: str) -> Engine:
         raise _refused_options(parsed, error) from None
     _listen(engine, always_immediate=False)
     return engine
-
-
-def optuna_storage(url: str) -> PatientStorage:
-    """Optuna's storage in the same database, with the same engine options; makes its tables where there are none.
-
-    Every transaction on SQLite is immediate: Optuna's read rows before they write them. Raises BadInput for what cannot be
-    used and for tables of another Optuna (naming `hpsearch db upgrade`), StorageUnreachable when nothing answers.
-    """
-    from hpsearch.storage.patient import PatientStorage
-    from hpsearch.storage.schema import setup_lock
-    from hpsearch.storage.transactions import Database, storage_errors
-
-    database = Database(make_engine(url))
-    try:
-        # RDBStorage looks for its tables and then makes them: two processes would both make them.
-        with setup_lock(database), storage_errors(database.url):
-            storage = PatientStorage(optuna_url(database.url), engine_kwargs=_options(database.url))
-    except RuntimeError as error:
-        raise BadInput(
-            f"{masked(url)}: its Optuna tables belong to another version of Optuna; "
-            f"run `hpsearch db upgrade` or install that version ({error})"
-        ) from None
-    finally:
-        database.engine.dispose()
-    _listen(storage.engine, always_immediate=True)
-    storage.engine.dispose()  # its first connections were made without the listeners
-    return storage
-
-
-def optuna_url(url: URL) -> str:
-    """`url` as RDBStorage takes it: it fills templates with `str.format`."""
-    return _rendered(url).replace("{", "{{").replace("}", "}}")

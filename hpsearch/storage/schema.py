@@ -19,10 +19,11 @@ from typing import TypeVar
 from sqlalchemy import Connection, func, inspect, select, text
 
 from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
-from hpsearch.storage.engine import make_engine, masked, optuna_url
+from hpsearch.storage.engine import make_engine
 from hpsearch.storage.reading import only_readable
 from hpsearch.storage.tables import REVISION, VERSION_TABLE
 from hpsearch.storage.transactions import Database
+from hpsearch.storage.urls import masked, optuna_url
 
 T = TypeVar("T")
 

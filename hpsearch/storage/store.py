@@ -17,8 +17,8 @@ from sqlalchemy.exc import IntegrityError
 
 from hpsearch.errors import BadInput, StudyGone, did_you_mean
 from hpsearch.storage import leases, schema
-from hpsearch.storage.engine import make_engine, masked, parse_url
-from hpsearch.storage.others import folder_named
+from hpsearch.storage.engine import make_engine
+from hpsearch.storage.optuna_storage import folder_named
 from hpsearch.storage.records import (
     AttemptRecord,
     BudgetRecord,
@@ -32,9 +32,10 @@ from hpsearch.storage.records import (
     TrialRecord,
     TrialState,
 )
-from hpsearch.storage.saving import Record, row_of, save
 from hpsearch.storage.tables import attempts, checkpoints, confirmations, decisions, points, requests, studies, trials
 from hpsearch.storage.transactions import Database, Outage, now
+from hpsearch.storage.upsert import Record, row_of, save
+from hpsearch.storage.urls import masked, parse_url
 from hpsearch.text import storable
 
 R = TypeVar(

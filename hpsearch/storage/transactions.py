@@ -16,7 +16,8 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, literal
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from hpsearch.errors import BadInput, HpsearchError, StoppedForNow, StorageUnreachable, StudyGone
-from hpsearch.storage.engine import BUSY_TIMEOUT_S, masked, was_writable
+from hpsearch.storage.engine import BUSY_TIMEOUT_S, was_writable
+from hpsearch.storage.urls import masked
 from hpsearch.text import message
 
 T = TypeVar("T")

@@ -56,8 +56,8 @@ def test_what_a_killed_process_left_is_swept_by_the_next_and_nothing_else(tmp_pa
 def test_slots_keep_their_sockets_there(tmp_path: Path) -> None:
     program = """
 from contextlib import closing
-from hpsearch.execution.local import LocalExecutor
-with closing(LocalExecutor(1, 1, trainer="hpsearch.execution.own:train")):
+from hpsearch.execution.local_executor import LocalExecutor
+with closing(LocalExecutor(1, 1, trainer="hpsearch.trainers.reporter:train")):
     import os, signal
     os.kill(os.getpid(), signal.SIGKILL)
 """

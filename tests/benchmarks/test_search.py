@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.model.counting import step_flops
 from hpsearch.training.schedules import step_of
 

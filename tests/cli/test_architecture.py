@@ -31,7 +31,7 @@ def test_verbs_that_read_import_nothing_heavy(finished: Cli, words: tuple[str, .
         f"sys.argv = ['hpsearch', *{words!r}]\n"
         "heavy = {'torch', 'optuna', 'alembic', 'plotly', 'numpy', 'tokenizers', 'sqlalchemy.orm'}\n"
         "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
-        "from hpsearch.cli import main\n"
+        "from hpsearch.cli.main import main\n"
         "main()\n"
     )
     done = subprocess.run(

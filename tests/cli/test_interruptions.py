@@ -13,7 +13,7 @@ import pytest
 from cli import COMMAND, Cli
 from tiny import SPACE
 
-from hpsearch.search.limits import Limits, Spent
+from hpsearch.tuning.stopping import Limits, Spent
 
 RUN = ("run", "--space", "slow.yaml", "--device", "cpu", "--trials")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from cli import Cli
 from ruamel.yaml import YAML
 
-from hpsearch.cli.look import parameter_groups
+from hpsearch.cli.inspect import parameter_groups
 from hpsearch.config import HYPERPARAMETERS
-from hpsearch.report.export import read_config
+from hpsearch.export.config_file import read_config
 
 TRIALS = 8
 

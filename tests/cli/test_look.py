@@ -9,8 +9,8 @@ from cli import Cli
 from synthetic import synthetic_view
 from tiny import SPACE
 
-from hpsearch.cli.look import show_trial
-from hpsearch.report.view import searched_by, short
+from hpsearch.cli.inspect import show_trial
+from hpsearch.results.formatting import searched_by, short
 from hpsearch.storage.records import DecisionRecord
 
 

@@ -15,7 +15,7 @@ import pytest
 from cli import Cli
 from tiny import SPACE
 
-from hpsearch.report.view import short
+from hpsearch.results.formatting import short
 
 TRIALS = 2
 RUN = ("run", "--space", "slow.yaml", "--trials", str(TRIALS), "--device", "cpu", "--slots", "1", "--pruner", "none")

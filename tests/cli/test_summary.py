@@ -14,7 +14,7 @@ from cli import Cli
 
 from hpsearch.cli.options import same_place
 from hpsearch.cli.summary import config_lines, print_summary, warnings_of
-from hpsearch.report.view import StudyView
+from hpsearch.results.view import StudyView
 from hpsearch.storage.records import BudgetRecord, ConfirmationRecord, StudyRecord, TrialRecord, TrialState
 
 DEFAULT: dict[str, Any] = {"learning_rate": 3e-4, "d_model": 128, "d_ff": 512, "optimizer": "adamw", "momentum": None}

@@ -23,7 +23,7 @@ from cli import COMMAND, Cli
 from hpsearch.config import HYPERPARAMETERS
 from hpsearch.data.batches import held_out_batches
 from hpsearch.data.corpus import open_corpus
-from hpsearch.report.export import read_config
+from hpsearch.export.config_file import read_config
 
 
 @pytest.mark.parametrize("form", ["yaml", "json", "toml"])

@@ -9,7 +9,7 @@ import pytest
 
 from hpsearch.data.sources import find_text
 from hpsearch.errors import BadInput, DataError
-from hpsearch.places import cache_dir
+from hpsearch.paths import cache_dir
 from hpsearch.text import path_of, path_word
 
 Write = Callable[..., Path]

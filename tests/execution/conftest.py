@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 from ray_nodes import RayNodes
 
-from hpsearch.execution.cluster import RayExecutor
-from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.execution.protocol import Executor
+from hpsearch.execution.ray_executor import RayExecutor
 
 
 @pytest.fixture(params=["local", "ray"])

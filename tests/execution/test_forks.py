@@ -18,7 +18,7 @@ import psutil
 import pytest
 from waiting import wait_for
 
-from hpsearch.execution.local import FORKED, LocalExecutor
+from hpsearch.execution.local_executor import FORKED, LocalExecutor
 from hpsearch.execution.protocol import TrialTask
 
 ASKED_NOTHING = """
@@ -29,12 +29,12 @@ def refuse(*_, **__):
 
 for name in ("init", "_lazy_init", "is_available", "device_count", "current_device", "get_device_capability"):
     setattr(torch.cuda, name, refuse)
-import hpsearch.execution.trainers
+import hpsearch.trainers.transformer
 """
 
 TRAINS = """
 from pathlib import Path
-from hpsearch.execution.local import FORKED, LocalExecutor
+from hpsearch.execution.local_executor import FORKED, LocalExecutor
 from hpsearch.execution.protocol import Ended, TrialTask
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpsearch.execution import watchdog
-from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.execution.protocol import Died, Ended, SlotMessage, TrialTask
 from hpsearch.training.events import Answer, EvalPoint, Outcome
 

@@ -18,10 +18,10 @@ from tiny import SPACE
 
 import hpsearch
 from hpsearch.errors import BadInput, ClusterUnreachable
-from hpsearch.execution import cluster
-from hpsearch.execution.cluster import RayExecutor
-from hpsearch.execution.host import Place, Report, SlotHost
+from hpsearch.execution import ray_executor as cluster
 from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotMessage, TrialTask
+from hpsearch.execution.ray_actor import Place, Report, SlotHost
+from hpsearch.execution.ray_executor import RayExecutor
 from hpsearch.scratch import scratch
 from hpsearch.training.events import Answer, CheckpointSaved, EvalPoint, Outcome, Warned
 

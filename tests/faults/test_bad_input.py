@@ -24,13 +24,14 @@ from servers import Server
 from tiny import SPACE as TINY
 
 from hpsearch.errors import BadInput
-from hpsearch.places import on_this_machine
-from hpsearch.search.study import Request, check, open_study
-from hpsearch.search.watcher import Silent
+from hpsearch.execution.resources import on_this_machine
 from hpsearch.space.load import load_space
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import TrialRecord, TrialState
-from hpsearch.working import work
+from hpsearch.tuning.callbacks import Silent
+from hpsearch.tuning.request import Request, check
+from hpsearch.tuning.session import work
+from hpsearch.tuning.study import open_study
 
 PROMISE = """
 `--trials 0` or a word; `--slots -1`; `--timeout nan`; unknown sampler, pruner, optimizer or verb (nearest match named);

@@ -14,7 +14,7 @@ from databases import on
 from invariants import count, rows
 from waiting import wait_for
 
-from hpsearch.storage.engine import parse_url
+from hpsearch.storage.urls import parse_url
 
 RUN = ("run", "--space", "slow.yaml", "--trials", "1000", "--slots", "2", "--device", "cpu")
 

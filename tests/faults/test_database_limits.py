@@ -7,7 +7,7 @@ from cli import Cli
 from own_study import write_own
 from sqlalchemy import create_engine, inspect
 
-from hpsearch.storage.engine import parse_url
+from hpsearch.storage.urls import parse_url
 
 RUN = ("run", "--space", "s.yaml", "--slots", "1", "--command", "python t.py {lr} {config}")
 

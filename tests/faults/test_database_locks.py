@@ -11,7 +11,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from waiting import wait_for
 
-from hpsearch.storage.engine import parse_url
+from hpsearch.storage.urls import parse_url
 
 HELD_S = 2.0
 TRIALS = 6

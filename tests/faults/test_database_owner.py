@@ -19,8 +19,8 @@ from waiting import wait_for
 
 from hpsearch.errors import StudyOwned
 from hpsearch.storage import leases
-from hpsearch.storage.engine import parse_url
 from hpsearch.storage.store import Store
+from hpsearch.storage.urls import parse_url
 
 LEASE_S = 12
 STARTS = 16

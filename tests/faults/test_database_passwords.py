@@ -19,7 +19,7 @@ from servers import Server
 from sqlalchemy import URL
 from waiting import wait_for
 
-from hpsearch.storage.engine import masked
+from hpsearch.storage.urls import masked
 
 PASSWORD = "s3cr3t@{x}{}%41 %s:/?#&'é"
 SPELLINGS = ("s3cr3t", "s3cr3t%40")
@@ -107,7 +107,7 @@ def test_a_password_in_an_option_leaves_the_list_of_processes(postgresql_server:
 
 WORDS = """
 import sys
-from hpsearch.cli.arguments import take_words
+from hpsearch.cli.secrets import take_words
 print([take_words(), sys.argv[1:], open("/proc/self/cmdline").read().split("\\0")[3:-1]])
 """
 

@@ -13,9 +13,10 @@ from tiny import SPACE
 
 import hpsearch.storage
 from hpsearch.storage import schema
-from hpsearch.storage.engine import make_engine, parse_url
+from hpsearch.storage.engine import make_engine
 from hpsearch.storage.tables import REVISION, VERSION_TABLE
 from hpsearch.storage.transactions import Database
+from hpsearch.storage.urls import parse_url
 
 
 def dump(url: str) -> dict[str, Any]:

@@ -22,16 +22,16 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from hpsearch.cli.run import parse_setting
+from hpsearch.cli.control import proposal
+from hpsearch.cli.options import parse_setting
 from hpsearch.cli.spaces import check_space
-from hpsearch.cli.steer import proposal
 from hpsearch.config import ALIASES, HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import HpsearchError
+from hpsearch.export.config_file import config_yaml, parse_value, read_config
 from hpsearch.objectives import OBJECTIVES
-from hpsearch.report.export import config_yaml, parse_value, read_config
 from hpsearch.space.budget import BUDGET_KINDS
-from hpsearch.space.find import bundled_spaces
-from hpsearch.space.load import load_space, parse_space
+from hpsearch.space.bundled import bundled_spaces
+from hpsearch.space.load import load_space, override, parse_space
 from hpsearch.space.names import BUILT_IN
 from hpsearch.space.space import SearchSpace
 
@@ -498,7 +498,7 @@ def fuzzed_words(examples: int) -> None:
     def check(space: SearchSpace, data: st.DataObject, value: str) -> None:
         name = data.draw(st.one_of(st.sampled_from([*space.parameters, *NAMES]), words))
         for use in (
-            lambda: space.override(settings=dict([parse_setting(f"{name}={value}")])),
+            lambda: override(space, settings=dict([parse_setting(f"{name}={value}")])),
             lambda: proposal(space, [f"{name}={value}"], {}),
             lambda: read_config(None, {"max_iters": 3, name: parse_value(value)}),
         ):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from own_runs import printing, run
 
 import hpsearch
-from hpsearch.execution import own
 from hpsearch.execution.protocol import Ended, Failed
 from hpsearch.text import LONGEST_MESSAGE
+from hpsearch.trainers import reporter as own
 from hpsearch.training.events import CheckpointSaved, EvalPoint, Outcome, Progress, Warned
 
 NASTY: tuple[bytes, ...] = (

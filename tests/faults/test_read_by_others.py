@@ -18,7 +18,7 @@ from invariants import assert_nothing_lost
 
 from hpsearch.service.dashboard import open_server
 from hpsearch.service.notes import artifact_files
-from hpsearch.storage.engine import optuna_url, parse_url
+from hpsearch.storage.urls import optuna_url, parse_url
 
 RUN = ("run", "--space", "slow.yaml", "--trials", "4", "--slots", "2", "--device", "cpu", "--sampler", "auto")
 STATES = {"WAITING", "RUNNING", "PRUNED", "COMPLETE"}

@@ -17,7 +17,7 @@ from optuna_dashboard import wsgi
 from own_study import RUN, write_own
 
 from hpsearch.service.dashboard import open_server
-from hpsearch.storage.engine import optuna_storage
+from hpsearch.storage.optuna_storage import optuna_storage
 from hpsearch.storage.store import Store
 
 

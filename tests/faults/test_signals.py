@@ -16,7 +16,7 @@ from invariants import assert_nothing_lost, snapshot
 from steady import STUDY, attempts, checkpoints, saved, starts, trial
 from waiting import wait_for
 
-from hpsearch.cli.take import Pausing
+from hpsearch.cli.train import Pausing
 from hpsearch.training.events import Answer
 
 TWO = steady.words(2)

@@ -17,11 +17,11 @@ from hyper_rows import SMALL, Documented, Lab, Row, Side, documented, space_of
 
 from hpsearch.config import ALIASES, HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import ConfigError, SpaceError
-from hpsearch.report.export import best_config_yaml, read_config
-from hpsearch.report.view import StudyView
-from hpsearch.search.proposals import concrete
+from hpsearch.export.config_file import best_config_yaml, read_config
+from hpsearch.results.view import StudyView
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.storage.records import BudgetRecord, StudyRecord, TrialRecord, TrialState
+from hpsearch.workload.feasibility import concrete
 
 ENCODER = {"architecture": "encoder"}
 SEQ2SEQ = {"architecture": "encoder_decoder"}

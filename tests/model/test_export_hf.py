@@ -19,9 +19,9 @@ from hpsearch.data.batches import Batch, held_out_batches
 from hpsearch.data.corpus import Corpus, open_corpus
 from hpsearch.data.tokenizer import SPECIALS, BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 from hpsearch.errors import BadInput, ConfigError
+from hpsearch.export.model_card import Subject, model_card
 from hpsearch.model.huggingface import auto_class, hf_tokenizer, write_folder
 from hpsearch.model.transformer import Transformer
-from hpsearch.report.card import Subject, model_card
 from hpsearch.training.loop import evaluate
 
 Tiny = Callable[..., TrialConfig]

@@ -14,7 +14,7 @@ import pytest
 from cli import Cli
 
 import hpsearch
-from hpsearch.execution.program import fill
+from hpsearch.trainers.command import fill
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

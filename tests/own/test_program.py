@@ -17,8 +17,8 @@ from waiting import wait_for
 
 import hpsearch
 from hpsearch.errors import BadInput, NoTrialSucceeded
-from hpsearch.execution import leash
-from hpsearch.execution.program import fill, placeholders
+from hpsearch.trainers import supervisor as leash
+from hpsearch.trainers.command import fill, placeholders
 
 Tune = Callable[..., hpsearch.Study]
 

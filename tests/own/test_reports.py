@@ -17,12 +17,13 @@ import pytest
 import torch
 from own_runs import points, printing, run
 
-from hpsearch.execution import own, program
-from hpsearch.execution.own import Checkpoint, Evaluation, Run
-from hpsearch.execution.program import fill
 from hpsearch.execution.protocol import Ended, Failed, FunctionTrainer
-from hpsearch.execution.slot import LONGEST_TEXT
+from hpsearch.execution.slot_process import LONGEST_TEXT
 from hpsearch.text import LONGEST_MESSAGE
+from hpsearch.trainers import command as program
+from hpsearch.trainers import reporter as own
+from hpsearch.trainers.command import fill
+from hpsearch.trainers.user import Checkpoint, Evaluation, Run
 from hpsearch.training.events import Event, Outcome, Warned
 
 

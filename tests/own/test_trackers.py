@@ -17,7 +17,7 @@ from wandb_files import wandb_runs
 
 import hpsearch
 from hpsearch.errors import BadInput
-from hpsearch.tracking import QUIET, MLflow
+from hpsearch.tuning.trackers import QUIET, MLflow
 
 Tune = Callable[..., hpsearch.Study]
 ACTS = """\

@@ -18,7 +18,7 @@ from invariants import assert_nothing_lost
 
 import hpsearch
 from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow
-from hpsearch.report.tables import to_csv
+from hpsearch.results.tables import to_csv
 
 Tune = Callable[..., hpsearch.Study]
 

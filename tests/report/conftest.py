@@ -6,7 +6,7 @@ import optuna
 import pytest
 from synthetic import SEARCHED, optuna_study, synthetic_view
 
-from hpsearch.report.view import Scale, StudyView
+from hpsearch.results.view import Scale, StudyView
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from ruamel.yaml import YAML
 from hpsearch.cli.export import written
 from hpsearch.config import HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import BadInput, SpaceError
-from hpsearch.report.export import best_config_yaml, config_yaml, parse_value, read_config, to_json
-from hpsearch.report.formats import WRITERS, to_command, to_toml
-from hpsearch.report.tables import to_csv
-from hpsearch.report.view import StudyView, status_dict
+from hpsearch.export.config_file import best_config_yaml, config_yaml, parse_value, read_config, to_json
+from hpsearch.export.formats import WRITERS, to_command, to_toml
+from hpsearch.results.tables import to_csv
+from hpsearch.results.view import StudyView, status_dict
 from hpsearch.storage.records import BudgetRecord, ConfirmationRecord, TrialRecord, TrialState
 
 

@@ -10,14 +10,14 @@ import optuna
 import pytest
 
 from hpsearch.report import figures
-from hpsearch.report.drawing import TICKS, Choices
+from hpsearch.report.compute import quality, timeline
 from hpsearch.report.effects import marginal_effects, rate_against_size
-from hpsearch.report.effort import quality, timeline
-from hpsearch.report.failures import failures
 from hpsearch.report.gallery import NAMES, gallery
 from hpsearch.report.importance import importance_of, importances, study_of
 from hpsearch.report.parallel import parallel_coordinates
-from hpsearch.report.view import Scale, StudyView
+from hpsearch.report.plotting import TICKS, Choices
+from hpsearch.results.failures import failures
+from hpsearch.results.view import Scale, StudyView
 from hpsearch.space.load import parse_space
 from hpsearch.storage.records import AttemptRecord, TrialState
 

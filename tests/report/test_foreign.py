@@ -12,8 +12,7 @@ from ruamel.yaml import YAML
 
 from hpsearch.config import HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import BadInput, ConfigError
-from hpsearch.report.foreign import PROGRAMS, translate
-from hpsearch.report.translation import NEUTRAL, as_json, as_text
+from hpsearch.export.frameworks import NEUTRAL, PROGRAMS, as_json, as_text, translate
 from hpsearch.training.schedules import learning_rate_at
 
 NANOGPT = set(

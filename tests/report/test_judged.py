@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from hpsearch.report.judged import confirmation, trade_off
+from hpsearch.report.decisions import confirmation, trade_off
 from hpsearch.report.page import render_report
-from hpsearch.report.view import Scale, StudyView
+from hpsearch.results.view import Scale, StudyView
 from hpsearch.storage.records import ConfirmationRecord
 
 MakeView = Callable[..., StudyView]

@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 
 from hpsearch.errors import BadInput
 from hpsearch.report.page import render_report, write_report
-from hpsearch.report.view import Scale, StudyView
+from hpsearch.results.view import Scale, StudyView
 
 MakeView = Callable[..., StudyView]
 MakeOptuna = Callable[[StudyView], optuna.Study]

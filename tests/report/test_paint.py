@@ -13,8 +13,8 @@ import pytest
 
 from hpsearch.errors import BadInput
 from hpsearch.report.gallery import NAMES, gallery
-from hpsearch.report.paint import write_figures
-from hpsearch.report.view import Scale, StudyView
+from hpsearch.report.static_figures import write_figures
+from hpsearch.results.view import Scale, StudyView
 
 MakeView = Callable[..., StudyView]
 MakeOptuna = Callable[[StudyView], optuna.Study]
@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be_is_bad_input(view: StudyView, tmp_path: Path) -
 def test_without_matplotlib_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from hpsearch.report.paint import require_painter\nrequire_painter('json')\nrequire_painter('png')"
+        "from hpsearch.report.static_figures import require_painter\nrequire_painter('json')\nrequire_painter('png')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'hpsearch[figures]', or use json" in done.stderr

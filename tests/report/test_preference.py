@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from hpsearch.errors import BadInput
-from hpsearch.report.preference import Preference, parse_preference, pick
-from hpsearch.report.view import StudyView, status_dict
+from hpsearch.results.preference import Preference, parse_preference, pick
+from hpsearch.results.view import StudyView, status_dict
 from hpsearch.storage.records import TrialRecord, TrialState
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpsearch.report.sparkline import ASCII, BLOCKS, levels_for, sparkline
+from hpsearch.results.sparkline import ASCII, BLOCKS, levels_for, sparkline
 
 
 @pytest.mark.parametrize(

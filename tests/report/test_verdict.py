@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hpsearch.report.export import best_config_yaml
-from hpsearch.report.verdict import (
+from hpsearch.export.config_file import best_config_yaml
+from hpsearch.results.verdict import (
     Verdict,
     comment_lines,
     compare,
@@ -20,7 +20,7 @@ from hpsearch.report.verdict import (
     row_of,
     verdict_dict,
 )
-from hpsearch.report.view import StudyView
+from hpsearch.results.view import StudyView
 from hpsearch.storage.records import ConfirmationRecord
 
 MakeView = Callable[..., StudyView]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from hpsearch.errors import BadInput
-from hpsearch.report.view import StudyView, amount, in_few_words, short, status_dict, trial_dict
+from hpsearch.results.formatting import amount, in_few_words, short
+from hpsearch.results.view import StudyView, status_dict, trial_dict
 from hpsearch.storage.records import (
     AttemptRecord,
     ConfirmationRecord,
@@ -176,6 +177,6 @@ def test_few_words_name_what_differs_from_the_baseline_first(view: StudyView) ->
 
 def test_the_view_imports_nothing_heavy() -> None:
     heavy = ("plotly", "optuna", "numpy", "torch", "sqlalchemy", "pydantic")
-    code = f"import sys, hpsearch.report.view; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, hpsearch.results.view; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,8 +10,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpsearch.search.auto import DIVERGED, MUTATIONS, START_UP, WIDTH, evidence, median_final, near
-from hpsearch.search.samplers import PROPOSED_BY, enqueue_baseline, make_sampler, suggest
+from hpsearch.sampling.auto import MUTATIONS, START_UP, WIDTH, evidence, near
+from hpsearch.sampling.imputation import DIVERGED, median_final
+from hpsearch.sampling.samplers import PROPOSED_BY, enqueue_baseline, make_sampler, suggest
 from hpsearch.space.load import parse_space
 from hpsearch.space.parameters import Choices, Range, Searched
 from hpsearch.space.space import SearchSpace
@@ -60,7 +61,7 @@ def sources(study: optuna.Study) -> list[str]:
 @pytest.mark.parametrize(("model", "seeds", "trials"), [("tpe", 24, 30), ("gp", 4, 24)])
 def test_a_misleading_prior_is_recovered_from(model: str, seeds: int, trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if model == "tpe":
-        monkeypatch.setattr("hpsearch.search.auto.GP_LIMIT", -1)
+        monkeypatch.setattr("hpsearch.sampling.auto.GP_LIMIT", -1)
     space = parse_space(SURE)
     misled = [search(space, "auto", seed, trials, far).best_value for seed in range(seeds)]
     random = [search(space, "random", seed, trials, far).best_value for seed in range(24)]

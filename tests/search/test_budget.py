@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hpsearch.config import TrialConfig
 from hpsearch.errors import BadInput
 from hpsearch.model.counting import step_flops, update_flops
-from hpsearch.search.budget import parse_budget, plan, steps_and_interval
 from hpsearch.storage.records import BudgetRecord
 from hpsearch.training.schedules import evaluation_due, rung_at, step_of
 from hpsearch.training.schedules import evaluations as rungs_in
+from hpsearch.workload.feasibility import parse_budget, plan, steps_and_interval
 
 SETTINGS = {"batch_size": 8, "context_length": 32}
 

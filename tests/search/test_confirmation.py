@@ -15,11 +15,12 @@ from hpsearch.config import DataConfig, TrialConfig
 from hpsearch.data.batches import train_batch
 from hpsearch.data.corpus import open_corpus
 from hpsearch.errors import BadInput, StudyOwned
-from hpsearch.execution.local import LocalExecutor
-from hpsearch.search.confirmation import Confirmation, Retraining, confirmable, fresh_seeds, left_to_do
-from hpsearch.search.study import LEASE_S, Study
+from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import ConfirmationRecord, Owner, TrialRecord, TrialState
+from hpsearch.tuning.confirmation import Confirmation, Retraining, confirmable, fresh_seeds, left_to_do
+from hpsearch.tuning.lease import LEASE_S
+from hpsearch.tuning.study import Study
 
 
 def retrain(

@@ -21,13 +21,14 @@ from toys import Heard, Toys
 from waiting import wait_for
 
 from hpsearch.errors import BadInput, StoppedForNow, StudyGone, StudyOwned
-from hpsearch.search.coordinator import Coordinator
-from hpsearch.search.lease import lease_kept
-from hpsearch.search.ledger import Ledger
-from hpsearch.search.study import Study, check, open_study
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import Owner, TrialRecord, TrialState
-from hpsearch.storage.saving import Record
+from hpsearch.storage.upsert import Record
+from hpsearch.tuning.coordinator import Coordinator
+from hpsearch.tuning.lease import lease_kept
+from hpsearch.tuning.request import check
+from hpsearch.tuning.study import Study, open_study
+from hpsearch.tuning.trial_store import Ledger
 
 A_CHECKPOINT = "SELECT 1 FROM hps_checkpoints"
 SOME_EVALUATIONS = "SELECT 1 FROM hps_points LIMIT 1 OFFSET 5"
@@ -159,7 +160,7 @@ def test_a_crash_between_telling_an_outcome_and_noting_that_tells_it_once(toys: 
 
 
 def test_a_coordinator_starts_without_scipy() -> None:
-    code = "import sys, hpsearch.search.coordinator; sys.exit('scipy' in sys.modules)"
+    code = "import sys, hpsearch.tuning.coordinator; sys.exit('scipy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -420,7 +421,7 @@ def test_a_stop_that_comes_when_all_is_done_does_not_undo_it(toys: Toys) -> None
 
 
 def test_a_lease_lasts_through_slow_work(toys: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpsearch.search.study.LEASE_S", 0.5)
+    monkeypatch.setattr("hpsearch.tuning.lease.LEASE_S", 0.5)
     request = toys.request(2)
     owner = this_process()
     study = open_study(request, check(request), owner)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpsearch.search.curves import LEAST_POINTS, Curve, chance_to_beat, predict
+from hpsearch.scheduling.learning_curves import LEAST_POINTS, Curve, chance_to_beat, predict
 
 PARTS = [rung / 12 for rung in range(1, 13)]
 

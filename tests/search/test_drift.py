@@ -6,9 +6,9 @@ from random import Random
 import pytest
 
 from hpsearch.config import TrialConfig
+from hpsearch.forecasting.trajectory import course, drifts, likely_loss
 from hpsearch.model.counting import count
-from hpsearch.search.drift import course, drifts, likely_loss
-from hpsearch.search.priors import model_size
+from hpsearch.workload.scaling_laws import model_size
 
 
 def config(flops: float, **settings: int) -> TrialConfig:

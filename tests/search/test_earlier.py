@@ -15,14 +15,14 @@ from toy_spaces import SPACE
 from toys import Toys
 
 from hpsearch.errors import BadInput
-from hpsearch.report.view import StudyView, status_dict
-from hpsearch.search.earlier import EarlierStudy, EarlierTrial, Source, kept, parse_source
-from hpsearch.search.samplers import make_sampler, suggest
-from hpsearch.search.study import Study
-from hpsearch.search.transfer import FIRST, RANKED, Knowledge, fitted_line, normal_scores
+from hpsearch.results.view import StudyView, status_dict
+from hpsearch.sampling.samplers import make_sampler, suggest
+from hpsearch.sampling.transfer import FIRST, RANKED, Knowledge, fitted_line, normal_scores
+from hpsearch.sampling.warm_start import EarlierStudy, EarlierTrial, Source, kept, parse_source
 from hpsearch.space.load import parse_space
 from hpsearch.storage.records import TrialRecord, TrialState
 from hpsearch.storage.store import Store
+from hpsearch.tuning.study import Study
 
 OTHER_BUDGET = SPACE.replace("max_iters: 4", "max_iters: 8")
 NARROW = SPACE.replace("high: 1e-2", "high: 1e-3").replace("[16, 24]", "[16, 32]").replace("name: toy", "name: narrow")

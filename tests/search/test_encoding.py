@@ -7,8 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from hpsearch.search.encoding import Encoding
-from hpsearch.search.surrogate import Surrogate
+from hpsearch.sampling.gp import Encoding, Surrogate
 from hpsearch.space.load import parse_space
 
 TEXT = """\

@@ -17,11 +17,9 @@ from toys import Toys
 from hpsearch.config import TrialConfig
 from hpsearch.data.corpus import Corpus
 from hpsearch.errors import SpaceError
-from hpsearch.execution.local import LocalExecutor
-from hpsearch.model.counting import count, update_flops
-from hpsearch.search.auto import LATER_WIDE, START_UP, modelled_share
-from hpsearch.search.drift import likely_loss
-from hpsearch.search.forecast import (
+from hpsearch.execution.local_executor import LocalExecutor
+from hpsearch.forecasting.benchmark import Bench, Measured, measure, measure_speed
+from hpsearch.forecasting.forecast import (
     DRAWS,
     FOUND,
     MEAN_STEP,
@@ -43,10 +41,12 @@ from hpsearch.search.forecast import (
     held_out_tokens,
     note,
 )
-from hpsearch.search.measuring import Bench, Measured, measure, measure_speed
-from hpsearch.search.proposals import candidate
-from hpsearch.search.study import check, new_budget
+from hpsearch.forecasting.trajectory import likely_loss
+from hpsearch.model.counting import count, update_flops
+from hpsearch.sampling.auto import LATER_WIDE, START_UP, modelled_share
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
+from hpsearch.tuning.request import check, new_budget
+from hpsearch.workload.feasibility import candidate
 
 SPACE = """
 name: priced

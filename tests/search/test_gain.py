@@ -11,9 +11,17 @@ from toy_spaces import SPACE as SPACE_OF_TOYS
 from toys import Toys
 
 from hpsearch.errors import BadInput
-from hpsearch.search.gain import IN_A_ROW, LEAST, PER_PARAMETER, MinGain, expected_gain, not_worth_it, parse_min_gain
-from hpsearch.search.limits import Limits
 from hpsearch.space.load import parse_space
+from hpsearch.tuning.expected_improvement import (
+    IN_A_ROW,
+    LEAST,
+    PER_PARAMETER,
+    MinGain,
+    expected_gain,
+    not_worth_it,
+    parse_min_gain,
+)
+from hpsearch.tuning.stopping import Limits
 
 SPACE = parse_space(
     "name: gain\nparameters:\n  learning_rate: {low: 1e-5, high: 1e-1, log: true}\n  dropout: {low: 0.0, high: 0.5}\n"

@@ -7,7 +7,7 @@ import optuna
 import torch
 from optuna._gp.gp import fit_kernel_params
 
-from hpsearch.search.gaussian import FEW, gaussian_process
+from hpsearch.sampling.gp import FEW, gaussian_process
 
 MANY = 30
 

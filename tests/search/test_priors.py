@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from hpsearch.config import TrialConfig
 from hpsearch.model.counting import count, step_flops
-from hpsearch.search import priors
-from hpsearch.search.budget import plan
-from hpsearch.search.priors import Laws, Text
 from hpsearch.space.load import parse_space
 from hpsearch.space.space import SearchSpace
 from hpsearch.storage.records import BudgetRecord
+from hpsearch.workload import scaling_laws as priors
+from hpsearch.workload.feasibility import plan
+from hpsearch.workload.scaling_laws import Laws, Text
 
 SPACE = """
 name: laws

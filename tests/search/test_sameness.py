@@ -7,8 +7,8 @@ from typing import Any
 import optuna
 import pytest
 
-from hpsearch.search.sameness import Sameness
-from hpsearch.search.samplers import make_sampler, suggest
+from hpsearch.sampling.dedup import Sameness
+from hpsearch.sampling.samplers import make_sampler, suggest
 from hpsearch.space.load import parse_space
 
 SPACE = parse_space(

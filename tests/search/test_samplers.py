@@ -5,8 +5,8 @@ import pytest
 from toy_spaces import SPACE
 
 from hpsearch.errors import BadInput, SpaceError
-from hpsearch.search.pruning import PRUNERS, first_rung, make_pruner
-from hpsearch.search.samplers import PROPOSED_BY, SAMPLERS, enqueue_baseline, make_sampler, suggest
+from hpsearch.sampling.samplers import PROPOSED_BY, SAMPLERS, enqueue_baseline, make_sampler, suggest
+from hpsearch.scheduling.pruners import PRUNERS, first_rung, make_pruner
 from hpsearch.space.load import parse_space
 
 GRID = """
@@ -81,7 +81,7 @@ def test_a_grid_over_a_continuous_range_is_refused() -> None:
 
 def test_rules_that_random_draws_never_satisfy_are_an_error_and_no_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     space = parse_space(SPACE)
-    monkeypatch.setattr("hpsearch.search.samplers.RANDOM_DRAWS", 200)
+    monkeypatch.setattr("hpsearch.sampling.samplers.RANDOM_DRAWS", 200)
     monkeypatch.setattr(type(space), "violation", lambda self, settings: "never")
     study = optuna.create_study(sampler=make_sampler("random", space, 0, 0))
     with pytest.raises(SpaceError, match="no configuration satisfied the rules"):

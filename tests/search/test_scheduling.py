@@ -12,19 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpsearch.errors import BadInput
-from hpsearch.search.fronts import ranked_by_fronts
-from hpsearch.search.pruning import FIRST_DECISION
-from hpsearch.search.scheduling import (
-    REDUCTION,
-    CurveStopper,
-    Halving,
-    Point,
-    Scheduler,
-    check_scheduler,
-    decision_rungs,
-    make_scheduler,
-    ordinal,
-)
+from hpsearch.scheduling.curve_stopping import CurveStopper
+from hpsearch.scheduling.halving import REDUCTION, Halving, decision_rungs, ordinal
+from hpsearch.scheduling.pareto import ranked_by_fronts
+from hpsearch.scheduling.protocol import Point, Scheduler
+from hpsearch.scheduling.pruners import FIRST_DECISION
+from hpsearch.scheduling.schedulers import check_scheduler, make_scheduler
 
 RUNGS = 12
 Make = Callable[[], Scheduler]

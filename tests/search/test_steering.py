@@ -13,15 +13,16 @@ from toy_spaces import SPACE
 from toys import Toys
 
 from hpsearch.errors import BadInput
-from hpsearch.search.auto import SO_FAR, evidence
-from hpsearch.search.coordinator import Coordinator
-from hpsearch.search.judging import Judge
-from hpsearch.search.ledger import Ledger
-from hpsearch.search.limits import Limits
-from hpsearch.search.scheduling import make_scheduler
-from hpsearch.search.study import Study
+from hpsearch.sampling.auto import evidence
+from hpsearch.sampling.imputation import SO_FAR
+from hpsearch.scheduling.schedulers import make_scheduler
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import TrialRecord, TrialState
+from hpsearch.tuning.coordinator import Coordinator
+from hpsearch.tuning.early_stopping import Judge
+from hpsearch.tuning.stopping import Limits
+from hpsearch.tuning.study import Study
+from hpsearch.tuning.trial_store import Ledger
 
 
 def trials(study: Study) -> list[TrialRecord]:

@@ -18,13 +18,13 @@ from synthetic import SEARCHED, optuna_study, synthetic_view
 from toys import Toys
 from waiting import wait_for
 
-from hpsearch.cli import serve
-from hpsearch.report.view import StudyView, axes
-from hpsearch.search.coordinator import Coordinator
-from hpsearch.search.study import Study
+from hpsearch.cli import dashboard as serve
+from hpsearch.results.view import StudyView, axes
 from hpsearch.service.dashboard import open_server
 from hpsearch.service.notes import artifact_files, forget_files, show_study
-from hpsearch.storage.engine import optuna_storage
+from hpsearch.storage.optuna_storage import optuna_storage
+from hpsearch.tuning.coordinator import Coordinator
+from hpsearch.tuning.study import Study
 
 
 @contextmanager

@@ -31,11 +31,11 @@ from invariants import Snapshot, assert_nothing_lost, assert_one_at_a_time, snap
 from servers import Server
 from sqlalchemy import Engine, create_engine, text
 
-from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.execution.protocol import Ended, TrialTask
-from hpsearch.storage.engine import parse_url
 from hpsearch.storage.records import PointRecord, StudyRecord, TrialRecord
 from hpsearch.storage.store import Store
+from hpsearch.storage.urls import parse_url
 from hpsearch.training.events import Answer, EvalPoint, Outcome
 
 KILLS = int(os.environ.get("HPSEARCH_SOAK_KILLS", "200"))

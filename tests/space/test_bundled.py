@@ -11,7 +11,7 @@ import pytest
 
 from hpsearch.config import HYPERPARAMETERS, TrialConfig
 from hpsearch.errors import BadInput
-from hpsearch.space.find import bundled_spaces, find_space
+from hpsearch.space.bundled import bundled_spaces, find_space
 from hpsearch.space.load import load_space
 from hpsearch.space.parameters import Choices, Range
 
@@ -132,7 +132,7 @@ def test_an_unknown_space_is_refused_with_the_nearest(word: str, message: str) -
 
 def test_reading_a_space_imports_neither_torch_nor_optuna() -> None:
     code = (
-        "import sys\nfrom hpsearch.space.find import find_space\nfrom hpsearch.space.load import load_space\n"
+        "import sys\nfrom hpsearch.space.bundled import find_space\nfrom hpsearch.space.load import load_space\n"
         "from hpsearch.space.schema import space_schema\n"
         "load_space(find_space('lm')[0]).prior(); space_schema()\n"
         "print([name for name in ('torch', 'optuna', 'sqlalchemy', 'numpy') if name in sys.modules])"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hpsearch.api import load_space
 from hpsearch.errors import BadInput, SpaceError
-from hpsearch.space.load import parse_space, space_of
+from hpsearch.space.load import override, parse_space, space_of
 from hpsearch.space.parameters import Choices, Derived, Fixed, Range
 from hpsearch.space.space import SearchSpace
 
@@ -101,12 +101,12 @@ def test_whole_numbers_are_whole_only_where_all_that_is_written_is_whole() -> No
 
 
 def test_values_and_budget_can_be_replaced(space: SearchSpace) -> None:
-    changed = space.override(settings={"width": "64", "data": "other"}, budget={"steps": "50"})
+    changed = override(space, settings={"width": "64", "data": "other"}, budget={"steps": "50"})
     assert changed.settings(changed.prior())["hidden"] == 256
     assert changed.settings({})["data"] == "other"
     assert (changed.budget.amount, changed.budget.evaluations) == (50, 5)
     with pytest.raises(BadInput, match=re.escape("--set widht=64: unknown parameter 'widht'; did you mean 'width'?")):
-        space.override(settings={"widht": "64"})
+        override(space, settings={"widht": "64"})
 
 
 @pytest.mark.parametrize(("steps", "evaluations"), [(1000, 10), (12, 6), (7, 7), (11, 10), (22, 10), (1009, 10), (3, 3)])

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from hpsearch.config import HYPERPARAMETERS
 from hpsearch.errors import BadInput, SpaceError
 from hpsearch.hyperparameter import Hyperparameter
-from hpsearch.space import canonical
-from hpsearch.space.auto import NEEDS
-from hpsearch.space.find import bundled_spaces
+from hpsearch.space import serialize as canonical
+from hpsearch.space.bundled import bundled_spaces
 from hpsearch.space.load import parse_space
-from hpsearch.space.parameters import CONFIDENCES, may_be_empty
+from hpsearch.space.parameters import CONFIDENCES, NEEDS, may_be_empty
 
 EXAMPLES = int(os.environ.get("HPSEARCH_EXAMPLES", "300"))
 thorough = settings(max_examples=EXAMPLES, derandomize=EXAMPLES == 300, deadline=None)

@@ -7,10 +7,10 @@ import pytest
 
 from hpsearch.config import ALIASES, HYPERPARAMETERS
 from hpsearch.errors import BadInput
-from hpsearch.space.find import bundled_spaces
+from hpsearch.space.bundled import bundled_spaces
 from hpsearch.space.load import load_space, parse_space
 from hpsearch.space.schema import space_schema
-from hpsearch.space.source import plain, read_yaml
+from hpsearch.space.yaml_nodes import plain, read_yaml
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from hpsearch.config import TrialConfig
 from hpsearch.errors import BadInput, SpaceError
-from hpsearch.space.load import load_space, parse_space
+from hpsearch.space.load import load_space, override, parse_space
 from hpsearch.space.parameters import Choices, Derived, Fixed, Range
 from hpsearch.space.space import Bound, BudgetSpec, SearchSpace
 
@@ -399,34 +399,34 @@ def test_differences_are_sentences() -> None:
 
 
 def test_override_fixes_values() -> None:
-    space = parse_space(SPACE).override({"learning_rate": "1e-2", "hidden_size": 256, "d_ff": "2 * d_model"})
+    space = override(parse_space(SPACE), {"learning_rate": "1e-2", "hidden_size": 256, "d_ff": "2 * d_model"})
     assert fixed(space)["learning_rate"] == 1e-2
     assert space.settings(space.prior())["d_ff"] == 512
     assert space.name == "lm"
 
 
 def test_override_drops_what_can_no_longer_take_part() -> None:
-    space = parse_space(SPACE).override({"optimizer": "adamw"})
+    space = override(parse_space(SPACE), {"optimizer": "adamw"})
     assert "momentum" not in space.parameters
     assert parse_space(space.to_yaml()).digest == space.digest
 
 
 def test_override_keeps_the_condition_of_what_it_fixes() -> None:
-    space = parse_space(SPACE).override({"momentum": "0.95"})
+    space = override(parse_space(SPACE), {"momentum": "0.95"})
     assert space.settings({"optimizer": "sgd"})["momentum"] == 0.95
     assert "momentum" not in space.settings({"optimizer": "adamw"})
 
 
 def test_override_replaces_the_budget_and_the_data() -> None:
-    space = parse_space(SPACE).override(budget={"tokens": "1e6"}, data={"text": "book.txt"})
+    space = override(parse_space(SPACE), budget={"tokens": "1e6"}, data={"text": "book.txt"})
     assert space.budget == BudgetSpec("tokens", 1e6, 10)
     assert (space.data.text, space.data.tokenizer) == ("book.txt", "bytes")
-    assert parse_space(SPACE).override(data={"text": "1984", "validation": "0.2"}).data.model_dump() == {
+    assert override(parse_space(SPACE), data={"text": "1984", "validation": "0.2"}).data.model_dump() == {
         "text": "1984",
         "tokenizer": "bytes",
         "validation": 0.2,
     }
-    own = parse_space(entries(LR, "max_iters: 100")).override(budget={"flops": 1e9, "evaluations": 3})
+    own = override(parse_space(entries(LR, "max_iters: 100")), budget={"flops": 1e9, "evaluations": 3})
     assert own.budget == BudgetSpec("flops", 1e9, 3)
     assert "max_iters" not in own.parameters
 
@@ -447,14 +447,14 @@ def test_override_replaces_the_budget_and_the_data() -> None:
 def test_override_refuses_with_the_option_as_place(settings: dict[str, object], message: str) -> None:
     space = parse_space(entries("d_model: {choices: [64, 128]}") + "budget: {device_seconds: 9}\n")
     with pytest.raises(BadInput) as caught:
-        space.override(settings)
+        override(space, settings)
     assert str(caught.value).startswith(message)
     assert caught.value.exit_code == 2
 
 
 def test_override_refuses_a_setting_that_its_other_settings_make_idle() -> None:
     with pytest.raises(SpaceError, match="momentum does nothing"):
-        parse_space(SPACE).override({"momentum": 0.9, "optimizer": "adamw"})
+        override(parse_space(SPACE), {"momentum": 0.9, "optimizer": "adamw"})
 
 
 def test_every_random_proposal_of_a_space_gives_values_of_its_distributions() -> None:

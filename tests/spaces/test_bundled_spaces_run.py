@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cli import Cli
 
-from hpsearch.space.find import bundled_spaces
+from hpsearch.space.bundled import bundled_spaces
 from hpsearch.space.load import load_space
 
 MEASURES = {

@@ -17,10 +17,11 @@ from sqlalchemy.exc import OperationalError
 
 from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable, StudyGone
 from hpsearch.storage import engine
-from hpsearch.storage.engine import make_engine, masked, optuna_url, parse_url
+from hpsearch.storage.engine import make_engine
 from hpsearch.storage.records import StudyRecord
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import Database
+from hpsearch.storage.urls import masked, optuna_url, parse_url
 
 PASSWORDS = ["p@ss", "{}", "{0}", "100%", "%41", "a:b/c?d#e", "pass word", "密码"]
 

@@ -20,8 +20,7 @@ from servers import Server, start_mariadb, start_postgresql
 
 from hpsearch.errors import StorageUnreachable, StudyGone
 from hpsearch.storage import leases
-from hpsearch.storage.engine import optuna_storage
-from hpsearch.storage.patient import PatientStorage
+from hpsearch.storage.optuna_storage import PatientStorage, optuna_storage
 from hpsearch.storage.records import (
     AttemptRecord,
     CheckpointRecord,

@@ -23,11 +23,13 @@ from sqlalchemy import inspect, text
 import hpsearch.storage
 from hpsearch.errors import BadInput, StorageUnreachable
 from hpsearch.storage import schema
-from hpsearch.storage.engine import make_engine, optuna_storage, parse_url
+from hpsearch.storage.engine import make_engine
+from hpsearch.storage.optuna_storage import optuna_storage
 from hpsearch.storage.records import StudyRecord
 from hpsearch.storage.store import Store
 from hpsearch.storage.tables import REVISION, VERSION_TABLE, metadata
 from hpsearch.storage.transactions import Database
+from hpsearch.storage.urls import parse_url
 
 Start = Callable[..., subprocess.Popen[str]]
 

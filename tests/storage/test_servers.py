@@ -10,10 +10,12 @@ from sqlalchemy import Connection, create_engine, text
 
 from hpsearch.errors import BadInput, StorageUnreachable, StudyOwned
 from hpsearch.storage import leases
-from hpsearch.storage.engine import make_engine, optuna_storage, parse_url
+from hpsearch.storage.engine import make_engine
+from hpsearch.storage.optuna_storage import optuna_storage
 from hpsearch.storage.records import StudyRecord
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import Database
+from hpsearch.storage.urls import parse_url
 
 PASSWORD = "p@{}%:/ secret"
 

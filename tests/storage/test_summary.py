@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpsearch.report.view import StudyView, status_dict
+from hpsearch.results.view import StudyView, status_dict
 from hpsearch.storage.records import ConfirmationRecord, StudyRecord, TrialRecord, TrialState
 from hpsearch.storage.store import Store
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hpsearch.execution.cluster import RayExecutor
-from hpsearch.execution.local import LocalExecutor
+from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.execution.protocol import Died, Executor, TrialTask
+from hpsearch.execution.ray_executor import RayExecutor
 from hpsearch.training.events import Progress
 
 TRAINER = "toy_trainers:steps_until_told"

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from hpsearch.cli import main
+from hpsearch.cli.main import main
 
 
 def die_at(call: int) -> None:

@@ -19,11 +19,11 @@ from torch import Tensor
 from hpsearch.data.batches import IGNORED, held_out_batches
 from hpsearch.data.held_out import LEAD_BYTES
 from hpsearch.errors import ConfigError
-from hpsearch.search.proposals import concrete
 from hpsearch.storage.records import BudgetRecord
 from hpsearch.training.loop import backward
 from hpsearch.training.optimizers import describe_groups
 from hpsearch.training.sample import FILE, SEPARATOR
+from hpsearch.workload.feasibility import concrete
 
 close = torch.testing.assert_close
 

@@ -10,9 +10,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from hpsearch.execution import own
 from hpsearch.execution.protocol import Ended, Failed, FunctionTrainer, OwnRun, ProgramTrainer, Reply, TrialTask
-from hpsearch.execution.slot import _run
+from hpsearch.execution.slot_process import _run
+from hpsearch.trainers import reporter as own
 from hpsearch.training.events import Answer, EvalPoint, Event
 
 Trainer = FunctionTrainer | ProgramTrainer

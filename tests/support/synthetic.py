@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 
 from hpsearch.config import TrialConfig
-from hpsearch.report.view import Scale, StudyView
+from hpsearch.results.view import Scale, StudyView
 from hpsearch.storage.records import (
     AttemptRecord,
     BudgetRecord,

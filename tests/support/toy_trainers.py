@@ -267,7 +267,7 @@ def transformer_in_little_memory(task: TrialTask) -> Run:
     """The built-in trainer in a process that may take ROOM_BYTES more than it has when its first trial begins."""
     import torch._dynamo  # noqa: F401 - it comes with the first optimizer, and is none of the run's memory
 
-    from hpsearch.execution.trainers import transformer
+    from hpsearch.trainers.transformer import transformer
 
     if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
         # The limit is one of addresses, of which glibc takes 64 MiB for a thread that meets another one in malloc: by chance.

@@ -12,14 +12,15 @@ from invariants import rows
 from toy_spaces import SPACE
 from waiting import wait_for
 
-from hpsearch.execution.local import LocalExecutor
-from hpsearch.search.coordinator import Coordinator
-from hpsearch.search.limits import Limits
-from hpsearch.search.study import Request, Study, check, open_study
-from hpsearch.search.watcher import Silent, Watcher
+from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.space.load import parse_space
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import TrialRecord
+from hpsearch.tuning.callbacks import Silent, Watcher
+from hpsearch.tuning.coordinator import Coordinator
+from hpsearch.tuning.request import Request, check
+from hpsearch.tuning.stopping import Limits
+from hpsearch.tuning.study import Study, open_study
 
 
 class Heard(Silent):

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import hpsearch.__main__
-from hpsearch.cli import main
-from hpsearch.execution.local import begetting
+from hpsearch.cli.main import main
+from hpsearch.execution.local_executor import begetting
 
 _VERBS = ("confirm", "export", "look", "manage", "price", "run", "serve", "spaces", "steer", "take")
 _LATER = (
