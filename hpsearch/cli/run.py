@@ -36,7 +36,6 @@ from hpsearch.cli.terminal import exit_code, leave, leave_at_once, load_forest, 
 from hpsearch.durations import duration_in
 from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow
 from hpsearch.text import TOLD, shortened
-from hpsearch.tuning.request import require_trials
 
 if TYPE_CHECKING:
     from hpsearch.results.view import StudyView
@@ -153,7 +152,7 @@ def run(
     from hpsearch.cli.options import require_counts
     from hpsearch.sampling.warm_start import parse_source
     from hpsearch.tuning.expected_improvement import parse_min_gain
-    from hpsearch.tuning.request import Request
+    from hpsearch.tuning.request import Request, require_trials
     from hpsearch.tuning.session import work
     from hpsearch.tuning.stopping import Limits
     from hpsearch.workload.workload import parse_command
