@@ -16,6 +16,7 @@ import typer
 
 import hpsearch.cli
 from hpsearch import errors
+from hpsearch.cli.app import app
 from hpsearch.config import HYPERPARAMETERS, DataConfig
 from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.objectives import OBJECTIVES
@@ -165,7 +166,7 @@ def command_line() -> Iterator[str]:
     yield "# Command line"
     yield ""
     yield "Every verb also takes `--help`. Environment variables stand for options where they are named. Exit codes: [a page of their own](exit-codes.md)."
-    commands: dict[str, Any] = typer.main.get_command(hpsearch.cli.app).commands  # type: ignore[attr-defined]
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for name, command in sorted(commands.items()):
         group: dict[str, Any] = getattr(command, "commands", {})
         for verb, each in {f"{name} {sub}": found for sub, found in group.items()}.items() if group else [(name, command)]:

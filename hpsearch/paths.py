@@ -62,7 +62,8 @@ def require_writable(path: Path) -> None:
             elif not os.access(path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         elif not target.parent.is_dir():
-            raise BadInput(f"{path}: the folder {target.parent} does not exist; create it first")
+            folder = target.parent if path.is_symlink() else path.parent
+            raise BadInput(f"{path}: the folder {folder} does not exist; create it first")
         elif why := unusable(target.parent):
             raise BadInput(f"{path} cannot be written ({why}); choose another place")
     except OSError as error:

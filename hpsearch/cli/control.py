@@ -238,7 +238,9 @@ def _value(space: SearchSpace, parameter: Searched, word: str, text: str) -> Any
     try:
         node = read_word(text, place.path)
         if isinstance(parameter, Range):
-            value = read_given(space.names, parameter.info, node)
+            value = None
+            with contextlib.suppress(SpaceError):  # A word that is no number is out of the range like any other.
+                value = read_given(space.names, parameter.info, node)
             if value is None or not parameter.contains(value) or parameter.snapped(value) != value:  # type: ignore[arg-type]
                 step = f" in steps of {parameter.step}" if parameter.step else ", whole numbers" if parameter.whole else ""
                 raise BadInput(f"--set {word}: {parameter.name} is searched from {parameter.low} to {parameter.high}{step}")

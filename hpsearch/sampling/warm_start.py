@@ -1,7 +1,7 @@
 """`--from STUDY`: what the trials of earlier studies say, read once and kept in the new study's own record.
 
 A trial is taken when this space could have proposed its configuration; the others are counted with the reason. What is kept
-is enough to go on when the other database is gone. Trials that are taken inform the sampler (`search.transfer`) and nothing
+is enough to go on when the other database is gone. Trials that are taken inform the sampler (`sampling.transfer`) and nothing
 else: they have no number here, are never best, and Optuna is not told of them.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Collection
@@ -23,6 +24,7 @@ from hpsearch.space.parse import CONSTRAINTS, read_expression, read_parameter
 from hpsearch.space.serialize import BUDGET_PARAMETERS
 from hpsearch.space.space import Bound, Rule, SearchSpace
 from hpsearch.space.yaml_nodes import Mapping, Node, Place, Scalar, Sequence, node_of, plain, read_text, read_word, read_yaml
+from hpsearch.text import path_word
 
 SECTIONS = ("name", "trainer", "objective", "data", "budget", "parameters", "require", "constraints")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -112,6 +114,9 @@ def override(
             old = root.items.get("data")
             whole = old if isinstance(old, Mapping) else Mapping({}, {}, place)
             # A text's or a tokenizer's name stays a name, whatever it looks like.
+            if key == "text" and isinstance(value, str):
+                with contextlib.suppress(UnicodeEncodeError):  # What can be no path is refused below.
+                    value = path_word(value)
             node = _given(value, place) if key == "validation" else node_of(value, place)
             root = _with(root, "data", _with(whole, key, node, place), place)
         named = root if "name" in root.items else _with(root, "name", Scalar(space.name, root.place))

@@ -58,7 +58,7 @@ class Names:
         return written
 
     def lookup(self, name: str, settings: Mapping[str, Any], unknown: Collection[str] = ()) -> Value:
-        """The value of a parameter beside `settings`; see `hpsearch.space.lookup`."""
+        """The value of a parameter beside `settings`; see `lookup`."""
         return lookup(name, settings, unknown, self.infos)
 
     def told(self, names: Collection[str], settings: Mapping[str, Any]) -> str:

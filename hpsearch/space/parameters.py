@@ -46,7 +46,7 @@ Confidence = Literal["low", "medium", "high"]
 CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
 
 AUTO = "auto"
-"""The prior that a scaling law gives (`hpsearch.space.auto`)."""
+"""The prior that a scaling law gives (`workload.scaling_laws`)."""
 
 MAX_GRID = 20_000
 """A range with more values than this counts as continuous where values are enumerated."""

@@ -115,7 +115,7 @@ def driver_options(driver: str, query: Mapping[str, str | Sequence[str]]) -> dic
     known, taken = _KNOWN[driver], {}
     for name, given in query.items():
         if name not in known:
-            raise ValueError(f"{name}: {driver} has no such option{did_you_mean(name, known)}")
+            raise ValueError(f"{name}: {driver} has no such option{did_you_mean(name, known) or '; leave it out'}")
         words = [given] if isinstance(given, str) else list(given)
         if len(words) > 1 and name not in _REPEATED:
             raise ValueError(f"{name} is given {len(words)} times")

@@ -69,7 +69,7 @@ def parse_min_gain(word: str) -> MinGain:
 def not_worth_it(seen: Sequence[FrozenTrial], space: SearchSpace, limit: MinGain) -> str:
     """Why no new trial is worth it; empty while one is.
 
-    seen: the study's trials as a model sees them (`search.auto.evidence`), oldest first, of one objective.
+    seen: the study's trials as a model sees them (`sampling.auto.evidence`), oldest first, of one objective.
     """
     told = [trial for trial in seen if trial.state is TrialState.COMPLETE]
     if len(told) < max(LEAST, PER_PARAMETER * len(space.searched)) + IN_A_ROW - 1:

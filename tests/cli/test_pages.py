@@ -12,6 +12,7 @@ import pytest
 from cli import Cli
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from hpsearch.files import WROTE
 from hpsearch.service.dashboard import Door, open_server
 
 FLAGS = [
@@ -180,7 +181,7 @@ def test_figures_are_written_as_files(finished: Cli, tmp_path: Path) -> None:
     out = tmp_path / "figures"
     words = ("report", "--out", str(out), "--format", "svg")
     finished.ok(*words, "--figure", "history", "--figure", "slice-learning_rate")
-    assert sorted(path.name for path in out.iterdir()) == ["history.svg", "slice-learning_rate.svg"]
+    assert sorted(path.name for path in out.iterdir()) == ["history.svg", WROTE, "slice-learning_rate.svg"]
     for more, said in (
         (("--figure", "histroy"), "did you mean 'history'?"),
         (("--format", "gif"), "use html, png, svg, pdf or json"),

@@ -18,7 +18,7 @@ import pytest
 import typer
 from cli import COMMAND, Cli
 
-import hpsearch.cli
+from hpsearch.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/tutorial.md", "docs/budget.md", "docs/reading.md", "docs/export.md"]
@@ -90,7 +90,7 @@ def test_the_commands_of_a_page_work(page: str, cli: Cli) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, "docs/machines.md"])
 def test_commands_for_other_machines_are_understood(page: str) -> None:
-    verbs: dict[str, Any] = typer.main.get_command(hpsearch.cli.app).commands  # type: ignore[attr-defined]
+    verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for language, text in blocks(page):
         if language not in ("bash", "sh", "text") or not is_elsewhere(text + "ray " * (language == "text")):
             continue

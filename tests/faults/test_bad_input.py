@@ -301,9 +301,9 @@ BEYOND: Rows = {
     ),
     "storage of no port": storage("postgresql://u:w0rd@127.0.0.1:99999/d", "***", "99999 is no port", "65535"),
     "storage with options that its driver does not take": (
-        storage("sqlite:///x.db?timeout=abc", "sqlite:///x.db", "'abc'", "mend what follows the '?'"),
-        storage("mysql://u:w0rd@127.0.0.1/d?ssl_ca=/nope", "***", "No such file", "mend what follows the '?'"),
-        storage("postgresql://u:w0rd@127.0.0.1/d?nope=1", "***", "nope", "mend what follows the '?'"),
+        storage("sqlite:///x.db?timeout=abc", "sqlite:///x.db", "timeout=abc", "give a number of seconds"),
+        storage("mysql://u:w0rd@127.0.0.1/d?ssl_ca=/nope", "***", "after the '?', ssl_ca=/nope", "there is no such file"),
+        storage("postgresql://u:w0rd@127.0.0.1/d?nope=1", "***", "psycopg has no such option; leave it out"),
     ),
     "storage where nothing can be written": storage("sqlite:////proc/x.db", "/proc/x.db", "cannot be written", "another place"),
     "storage that is a device": storage("sqlite:////dev/null", "/dev/null", "neither a file", "name another"),
