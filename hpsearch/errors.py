@@ -78,11 +78,12 @@ class SpaceMistakes(SpaceError):
 
 
 class ConfigError(BadInput):
-    """Hyperparameters that no model can have. `name` is the hyperparameter to mend."""
+    """Hyperparameters that no model can have. `name` is the hyperparameter to mend; `hint` (`; did you mean 'x'?`) ends the
+    message, and is empty where no name is near."""
 
-    def __init__(self, name: str, message: str) -> None:
-        self.name = name
-        super().__init__(message)
+    def __init__(self, name: str, message: str, hint: str = "") -> None:
+        self.name, self.hint = name, hint
+        super().__init__(message + hint)
 
 
 class DataError(BadInput):

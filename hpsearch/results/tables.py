@@ -16,7 +16,19 @@ from hpsearch.files import write_atomically
 from hpsearch.results.view import StudyView
 from hpsearch.text import escaped, storable
 
-FACTS = ("rung", "iteration", "tokens", "flops", "seconds", "num_parameters", "reason", "proposed_by", "attempts")
+FACTS = (
+    "rung",
+    "iteration",
+    "tokens",
+    "flops",
+    "seconds",
+    "num_parameters",
+    "reason",
+    "proposed_by",
+    "attempts",
+    "end_reason",
+    "pause_kind",
+)
 """What stands in the columns after the hyperparameters."""
 
 

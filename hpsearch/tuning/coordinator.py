@@ -15,7 +15,16 @@ from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo
 from hpsearch.files import write_atomically
 from hpsearch.scheduling.schedulers import make_scheduler
 from hpsearch.space.serialize import to_yaml
-from hpsearch.storage.records import AttemptRecord, DecisionRecord, Owner, RequestRecord, TrialRecord, TrialState
+from hpsearch.storage.records import (
+    AttemptRecord,
+    DecisionRecord,
+    EndReason,
+    Owner,
+    PauseKind,
+    RequestRecord,
+    TrialRecord,
+    TrialState,
+)
 from hpsearch.storage.transactions import storage_errors
 from hpsearch.text import storable
 from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
@@ -41,6 +50,8 @@ class _Active:
     record: TrialRecord
     attempt: AttemptRecord
     progress: Progress | None = None
+    stopped_by: EndReason | None = None
+    """Why it was told to stop; None while it was not."""
 
     def left(self, outcome: str, reason: str) -> AttemptRecord:
         """Its attempt, ended."""
@@ -134,7 +145,7 @@ class Coordinator:
         for release in self._judge.drain():
             record = self._aside.pop(release.number)
             self._decide(record, release.rung, "prune", release.reason, release.decided_by)
-            self._end(replace(record, state=TrialState.PRUNED, reason=release.reason))
+            self._end(record.ended(TrialState.PRUNED, EndReason.NOT_PROMOTED, release.reason))
         asked = self._ledger.asked
         grid = asked < self._study.record.trials_target
         enough = self._standing.enough
@@ -185,7 +196,7 @@ class Coordinator:
     def _start(self, record: TrialRecord, slot: SlotInfo) -> None:
         study = self._study
         from_iteration = self._begins_at(record)
-        record = replace(record, state=TrialState.RUNNING, attempts=record.attempts + 1, reason="")
+        record = replace(record, state=TrialState.RUNNING, pause_kind=None, attempts=record.attempts + 1, reason="")
         attempt = AttemptRecord(
             record.number, record.attempts, slot.name, slot.host, slot.pid, started_at=0.0, from_iteration=from_iteration
         )
@@ -265,7 +276,7 @@ class Coordinator:
     def _prune_by_hand(self, number: int) -> None:
         reason = "pruned by hand"
         if active := self._active.get(number):
-            active.record = replace(active.record, reason=reason)
+            active.record, active.stopped_by = replace(active.record, reason=reason), EndReason.PRUNED_BY_HAND
             self._decide(active.record, active.record.rung, "prune", reason, "a person")
             self._jobs.answer(number, Answer.STOP)
             return
@@ -273,7 +284,7 @@ class Coordinator:
         for record in [set_aside] if set_aside else [each for each in self._waiting if each.number == number]:
             self._waiting = deque(each for each in self._waiting if each.number != number)
             self._decide(record, record.rung, "prune", reason, "a person")
-            self._end(replace(record, state=TrialState.PRUNED, reason=reason))
+            self._end(record.ended(TrialState.PRUNED, EndReason.PRUNED_BY_HAND, reason))
 
     # What the slots say
 
@@ -312,12 +323,12 @@ class Coordinator:
             metrics=point.metrics,
         )
         self._ledger.evaluated(active.record, point)
-        verdict = self._judge.verdict(active.record, point)
+        verdict, end_reason = self._judge.verdict(active.record, point)
         if verdict.reason:
             rung = self._judge.rung(active.record.config, point.rung)
             self._decide(active.record, rung, verdict.action, verdict.reason, verdict.decided_by)
         if verdict.action != "continue":
-            active.record = replace(active.record, reason=verdict.reason)
+            active.record, active.stopped_by = replace(active.record, reason=verdict.reason), end_reason
         self._watcher.evaluated(active.record, point)
         self._look_at_limits()
         answer = {"continue": Answer.CONTINUE, "pause": Answer.PAUSE, "prune": Answer.STOP}[verdict.action]
@@ -330,12 +341,13 @@ class Coordinator:
         if result.outcome is Outcome.PAUSED:
             self._on_paused(active, result)
             return
-        record = outcomes.ended(record, result, self._study.record.objectives, self._study.space)
+        record = outcomes.ended(record, result, self._study.record.objectives, self._study.space, active.stopped_by)
         self._end(record, active.left(str(result.outcome), record.reason))
 
     def _on_paused(self, active: _Active, result: TrainResult) -> None:
-        record = replace(active.record, state=TrialState.PAUSED, iteration=result.iteration)
+        record = replace(active.record, iteration=result.iteration)
         if record.number in self._judge.paused:
+            record = record.paused(PauseKind.BY_SCHEDULER, record.reason)
             self._leave(record, active.left("paused", record.reason))
             self._aside[record.number] = record
             self._standing.spent.set_aside(record.number)
@@ -343,6 +355,7 @@ class Coordinator:
         elif self.stopping:
             self._pause(active, self.stopping)
         else:  # Promoted while it was on its way to the pause.
+            record = record.paused(PauseKind.BETWEEN_SLOTS, record.reason)
             self._leave(record, active.left("paused", "promoted"))
             self._waiting.append(record)
 
@@ -362,7 +375,8 @@ class Coordinator:
         if failed.traceback:
             log = self._study.trial_folder(active.record.number) / "error.txt"
             write_atomically(log, storable(failed.traceback))
-        self._end(replace(active.record, state=TrialState.FAILED, reason=failed.message), active.left("failed", failed.message))
+        record = active.record.ended(TrialState.FAILED, EndReason.FAILED, failed.message)
+        self._end(record, active.left("failed", failed.message))
 
     def _on_out_of_memory(self, active: _Active, failed: Failed) -> None:
         """Once more in smaller parts; then it is known how much too large the configuration is."""
@@ -406,7 +420,8 @@ class Coordinator:
 
     def _pause(self, active: _Active, reason: str) -> None:
         """The trial is left for a later coordinator."""
-        record = replace(active.record, state=TrialState.PAUSED, reason=reason)
+        aside = active.record.number in self._judge.paused  # Told to pause, and its slot was lost on the way.
+        record = active.record.paused(PauseKind.BY_SCHEDULER if aside else PauseKind.INTERRUPTED, reason)
         self._leave(record, active.left("paused", reason))
         self._paused += 1
         self._watcher.ended(record, self._standing.best)

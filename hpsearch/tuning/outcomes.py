@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from hpsearch.execution.protocol import Died, Failed
 from hpsearch.space.space import SearchSpace
-from hpsearch.storage.records import TrialRecord, TrialState
+from hpsearch.storage.records import EndReason, PauseKind, TrialRecord, TrialState
 from hpsearch.training.events import Outcome, TrainResult
 from hpsearch.workload.feasibility import broken, constraint_values
 
@@ -19,35 +19,39 @@ MAX_DEATHS = 3
 """Slots that one trial may take with it before it counts as poisoned."""
 MAX_LOSSES = 20
 """Machines that may go from under one trial."""
-INFEASIBLE = "infeasible"
-"""How the reason of a trial begins that was trained and breaks a constraint."""
 PARTS = 4
 """Into so many times as many micro-batches a batch is cut after memory was short: once, so it should do."""
 
 
-def ended(record: TrialRecord, result: TrainResult, objectives: Sequence[str], space: SearchSpace) -> TrialRecord:
-    """The trial after its run said how it ended, other than paused."""
+def ended(
+    record: TrialRecord,
+    result: TrainResult,
+    objectives: Sequence[str],
+    space: SearchSpace,
+    stopped_by: EndReason | None = None,
+) -> TrialRecord:
+    """The trial after its run said how it ended, other than paused. stopped_by: why it was told to stop; `record.reason` says
+    it in a sentence."""
     match result.outcome:
         case Outcome.STOPPED:
-            state, reason = TrialState.PRUNED, record.reason
+            state, end_reason, reason = TrialState.PRUNED, stopped_by or EndReason.PRUNED_BY_SCHEDULER, record.reason
         case Outcome.DIVERGED:
             # Pruned, not failed: a sampler ignores failures and would propose this rate again.
-            state, reason = TrialState.PRUNED, f"diverged: {result.reason}"
+            state, end_reason, reason = TrialState.PRUNED, EndReason.DIVERGED, f"diverged: {result.reason}"
         case _:
-            state, reason = TrialState.COMPLETE, ""
+            state, end_reason, reason = TrialState.COMPLETE, EndReason.COMPLETED, ""
     clock = {} if space.own else {"train_seconds": record.seconds}
     metrics = clock | record.metrics | result.metrics
     values = tuple(metrics[name] for name in objectives if name in metrics)
     finite = len(values) == len(objectives) and all(map(math.isfinite, values))
     if state is TrialState.COMPLETE and not finite:
-        state, reason = TrialState.PRUNED, "diverged: the final evaluation is not finite"
+        state, end_reason = TrialState.PRUNED, EndReason.DIVERGED
+        reason = "diverged: the final evaluation is not finite"
     constraints = constraint_values(space, record.config, metrics)
-    if state is TrialState.COMPLETE and (told := broken(space, metrics)):
-        reason = f"{INFEASIBLE}: {told}"
+    if state is TrialState.COMPLETE and (constraint := broken(space, metrics)):
+        end_reason, reason = EndReason.INFEASIBLE, f"infeasible: {constraint.sentence()}"
     return replace(
-        record,
-        state=state,
-        reason=reason,
+        record.ended(state, end_reason, reason),
         iteration=result.iteration,
         metrics=metrics,
         values=values if finite else None,
@@ -64,14 +68,13 @@ def short_of_memory(record: TrialRecord, failed: Failed, most: int, memory_bytes
     parts = smaller_parts(failed, record.micro_batches, most)
     if record.micro_batches is None and parts is not None:
         reason = f"out of memory: goes on with each batch in {parts} parts"
-        return replace(record, state=TrialState.PAUSED, reason=reason, micro_batches=parts)
+        return replace(record.paused(PauseKind.BETWEEN_SLOTS, reason), micro_batches=parts)
     short = max(1, failed.shortfall_bytes)
     smaller = f", also with each batch in {failed.micro_batches} parts" if most > 1 else ""
     reason = f"out of memory{smaller}: {failed.message}"
     # Pruned with a broken constraint, not failed: a sampler then learns how much too large it is.
-    return replace(
-        record, state=TrialState.PRUNED, reason=reason, constraints={"memory_bytes": short / (memory_bytes or short)}
-    )
+    pruned = record.ended(TrialState.PRUNED, EndReason.OUT_OF_MEMORY, reason)
+    return replace(pruned, constraints={"memory_bytes": short / (memory_bytes or short)})
 
 
 def smaller_parts(failed: Failed, given: int | None, most: int) -> int | None:
@@ -107,5 +110,5 @@ def died(record: TrialRecord, death: Died, times: int) -> TrialRecord:
     if poisoned(death, times):
         lost = "died" if outcome == "died" else "was lost"
         reason = f"poisoned: its slot {lost} {times} times, the last time {how(death)}"
-        return replace(record, state=TrialState.FAILED, reason=reason)
-    return replace(record, state=TrialState.PAUSED, reason=f"slot lost: {how(death)}")
+        return record.ended(TrialState.FAILED, EndReason.POISONED, reason)
+    return record.paused(PauseKind.BETWEEN_SLOTS, f"slot lost: {how(death)}")
