@@ -81,7 +81,7 @@ def placement(
     threads: int | None = None,
     most: int | None = None,
 ) -> Placement:
-    """What the options of a command say about where to train; `threads` and `most` as in `execution.resources.on_this_machine`."""
+    """What the options of a command say about where to train; `threads` and `most` as in `on_this_machine`."""
     if executor == "ray":
         return on_a_cluster(slots, device, address, gpus_per_slot, shared, studies_dir)
     if executor != "local":

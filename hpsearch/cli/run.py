@@ -12,6 +12,7 @@ import typer
 from hpsearch.cli.app import app
 from hpsearch.cli.options import (
     SEEDS,
+    STEP_LIMIT,
     STUDIES_DIR,
     TOP,
     CheckpointsDirOption,
@@ -21,6 +22,7 @@ from hpsearch.cli.options import (
     SeedsOption,
     SetOption,
     SpaceOption,
+    StepLimitOption,
     StorageOption,
     StudiesDirOption,
     TopOption,
@@ -36,7 +38,6 @@ from hpsearch.cli.terminal import exit_code, leave, leave_at_once, load_forest, 
 from hpsearch.durations import duration_in
 from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow
 from hpsearch.text import TOLD, shortened
-from hpsearch.tuning.request import require_trials
 
 if TYPE_CHECKING:
     from hpsearch.results.view import StudyView
@@ -119,12 +120,7 @@ def run(
             "--min-gain", metavar="SHARE", help="End when no improvement above this is expected: 0.5% of the best, or 0.002."
         ),
     ] = None,
-    step_limit: Annotated[
-        str,
-        typer.Option(
-            "--step-limit", metavar="TIME", help="A slot that takes no step for so long is replaced: 10m, or seconds."
-        ),
-    ] = "600",
+    step_limit: StepLimitOption = STEP_LIMIT,
     earlier: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,7 +149,7 @@ def run(
     from hpsearch.cli.options import require_counts
     from hpsearch.sampling.warm_start import parse_source
     from hpsearch.tuning.expected_improvement import parse_min_gain
-    from hpsearch.tuning.request import Request
+    from hpsearch.tuning.request import Request, require_trials
     from hpsearch.tuning.session import work
     from hpsearch.tuning.stopping import Limits
     from hpsearch.workload.workload import parse_command

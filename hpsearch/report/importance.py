@@ -22,7 +22,7 @@ from optuna.trial import TrialState as OptunaState
 from hpsearch.report import style
 from hpsearch.report.plotting import empty, new_figure
 from hpsearch.results.view import StudyView
-from hpsearch.space.parameters import distribution
+from hpsearch.space.distributions import distribution
 from hpsearch.storage.records import TrialState
 
 if TYPE_CHECKING:

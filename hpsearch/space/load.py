@@ -234,6 +234,8 @@ def _parameters(node: Mapping, names: Names, mistakes: Mistakes) -> dict[str, Pa
     """Those that can be read."""
     parameters: dict[str, Parameter] = {}
     spelled: dict[str, str] = {}
+    disputed: set[str] = set()
+    """Said twice, differently: neither is what was meant, so nothing that depends on it is looked at."""
     for written, item in node.items.items():
         place = node.places[written]
         if written in names.broken:
@@ -242,13 +244,14 @@ def _parameters(node: Mapping, names: Names, mistakes: Mistakes) -> dict[str, Pa
             parameter = read_parameter(names, written, place, item)
             name = parameter.name
             if name in parameters and parameters[name] != parameter:
+                disputed.add(name)
                 raise place.error(
                     f"'{written}' and '{spelled[name]}' (line {parameters[name].place.line}) are two names of {name} and "
                     "disagree; keep one"
                 )
             parameters.setdefault(name, parameter)
             spelled.setdefault(name, written)
-    return parameters
+    return {name: parameter for name, parameter in parameters.items() if name not in disputed}
 
 
 def _name(root: Mapping) -> str:

@@ -10,8 +10,6 @@ from decimal import Decimal
 from random import Random
 from typing import Any, Literal, get_args
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-
 from hpsearch.config import HYPERPARAMETERS
 from hpsearch.hyperparameter import Hyperparameter
 from hpsearch.space.expressions import Expression, Value
@@ -246,11 +244,3 @@ def _prior(parameter: Searched) -> dict[str, Any]:
 
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def distribution(parameter: Searched) -> BaseDistribution:
-    if isinstance(parameter, Choices):
-        return CategoricalDistribution(parameter.choices)
-    if parameter.whole:
-        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.step or 1))
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)

@@ -142,7 +142,7 @@ class SearchSpace:
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's distributions of everything searched, by name."""
-        from hpsearch.space.parameters import distribution
+        from hpsearch.space.distributions import distribution
 
         return {parameter.name: distribution(parameter) for parameter in self.searched}
 

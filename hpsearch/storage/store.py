@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from hpsearch.errors import BadInput, StudyGone, did_you_mean
 from hpsearch.storage import leases, schema
 from hpsearch.storage.engine import make_engine
-from hpsearch.storage.optuna_storage import folder_named
+from hpsearch.storage.foreign_studies import folder_named
 from hpsearch.storage.records import (
     AttemptRecord,
     BudgetRecord,

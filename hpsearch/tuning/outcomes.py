@@ -1,4 +1,7 @@
-"""What becomes of a trial when it leaves its slot: its record after the end, a lack of memory, or the death of its slot."""
+"""What becomes of a trial when it leaves its slot: its record after the end, a lack of memory, or the death of its slot.
+
+`smaller_parts`, `of_death` and `poisoned` hold for the retrainings of a confirmation too.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +65,8 @@ def short_of_memory(record: TrialRecord, failed: Failed, most: int, memory_bytes
 
     most: the most parts that a batch can be cut into. memory_bytes: what the configuration needs; None: nobody knows.
     """
-    parts = min(most, PARTS * max(1, failed.micro_batches))
-    if record.micro_batches is None and parts > failed.micro_batches:
+    parts = smaller_parts(failed, record.micro_batches, most)
+    if record.micro_batches is None and parts is not None:
         reason = f"out of memory: goes on with each batch in {parts} parts"
         return replace(record.paused(PauseKind.BETWEEN_SLOTS, reason), micro_batches=parts)
     short = max(1, failed.shortfall_bytes)
@@ -72,6 +75,16 @@ def short_of_memory(record: TrialRecord, failed: Failed, most: int, memory_bytes
     # Pruned with a broken constraint, not failed: a sampler then learns how much too large it is.
     pruned = record.ended(TrialState.PRUNED, EndReason.OUT_OF_MEMORY, reason)
     return replace(pruned, constraints={"memory_bytes": short / (memory_bytes or short)})
+
+
+def smaller_parts(failed: Failed, given: int | None, most: int) -> int | None:
+    """Into how many parts each batch is cut after memory was short; None where more parts are not possible.
+
+    given: the parts that the task asked for; None: the trainer chose. most: the most parts that a batch can be cut into.
+    """
+    before = max(failed.micro_batches, given or 1)
+    parts = min(most, PARTS * before)
+    return parts if parts > before else None
 
 
 def of_death(died: Died) -> str:
@@ -86,10 +99,15 @@ def how(died: Died) -> str:
     return died.reason or (f"killed by signal {-code}" if code is not None and code < 0 else f"its process ended with {code}")
 
 
+def poisoned(death: Died, times: int) -> bool:
+    """Whether a job whose slot died is not tried again. times: that it died in this way, this one included."""
+    return times >= (MAX_LOSSES if of_death(death) == "node-lost" else MAX_DEATHS)
+
+
 def died(record: TrialRecord, death: Died, times: int) -> TrialRecord:
     """The trial whose slot died: it goes on in another one, or is poisoned. times: that it happened, this one included."""
     outcome = of_death(death)
-    if times >= (MAX_LOSSES if outcome == "node-lost" else MAX_DEATHS):
+    if poisoned(death, times):
         lost = "died" if outcome == "died" else "was lost"
         reason = f"poisoned: its slot {lost} {times} times, the last time {how(death)}"
         return record.ended(TrialState.FAILED, EndReason.POISONED, reason)

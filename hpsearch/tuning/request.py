@@ -21,8 +21,8 @@ from hpsearch.space.names import lookup
 from hpsearch.space.parameters import Choices, Range
 from hpsearch.space.space import SearchSpace
 from hpsearch.space.yaml_nodes import Place
+from hpsearch.storage.foreign_studies import others_directions
 from hpsearch.storage.limits import longest_text, longest_value
-from hpsearch.storage.optuna_storage import others_directions
 from hpsearch.storage.records import STUDY_NAME, BudgetRecord
 from hpsearch.storage.store import Store
 from hpsearch.storage.urls import sqlite_file, sqlite_url

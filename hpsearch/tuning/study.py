@@ -21,7 +21,8 @@ from hpsearch.sampling.transfer import Knowledge
 from hpsearch.sampling.warm_start import NOTED, kept, require_same
 from hpsearch.scheduling.pruners import make_pruner
 from hpsearch.space.space import SearchSpace
-from hpsearch.storage.optuna_storage import MARK, optuna_storage
+from hpsearch.storage.foreign_studies import MARK
+from hpsearch.storage.optuna_storage import optuna_storage
 from hpsearch.storage.records import SCORED, Owner, StudyRecord, TrialState
 from hpsearch.storage.store import Store
 from hpsearch.storage.transactions import storage_errors

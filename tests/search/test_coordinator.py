@@ -217,7 +217,7 @@ def test_a_full_disk_pauses_the_trial_and_stops_the_study(toys: Toys) -> None:
     found: list[Coordinator] = []
     study, ended = toys.run(4, trainer="raises", slots=1, text=text, meanwhile=found.append)
     assert ended == ""
-    assert "No space left" in found[0].stopped_for_now
+    assert f"{study.trial_folder(0)}: no space left" in found[0].stopped_for_now
     assert states(study) == {"paused": 1}
     study, _ = toys.run(4, text=text)
     require_consistent(study, 4)

@@ -265,8 +265,8 @@ def test_a_sampler_that_fits_a_model_takes_time_to_ask(priced: Priced) -> None:
     searched, later = len(priced.bench.space.searched), 8
     fitted_s = later * (MODEL_S + MODEL_EACH_S * searched)
     # Trials here take so long that hardly an evaluation has to wait.
-    assert study_s("gp", START_UP + later) - study_s("tpe", START_UP + later) == pytest.approx(fitted_s, rel=0.2)
-    assert study_s("gp", START_UP) == pytest.approx(study_s("tpe", START_UP), abs=0.2 * fitted_s)
+    assert study_s("gp", START_UP + later) - study_s("tpe", START_UP + later) == pytest.approx(fitted_s, rel=0.5)
+    assert study_s("gp", START_UP) == pytest.approx(study_s("tpe", START_UP), abs=0.5 * fitted_s)
 
 
 def test_in_a_large_space_fewer_trials_are_proposed_by_the_model() -> None:

@@ -85,7 +85,7 @@ def test_the_baseline_of_lm_is_a_plain_pre_norm_transformer() -> None:
         "layer_norm_epsilon": 1e-5,
         "attention_loss_weight": 0.0,
         "z_loss_weight": 0.0,
-        "eval_iters": 8,
+        "eval_iters": 4,
         "max_save_num": 1,
     }
     assert {name: getattr(config, name) for name in expected} == expected
