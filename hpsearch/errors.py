@@ -122,6 +122,11 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: the study is resumable."""
 
 
+def install(extra: str) -> str:
+    """The command that installs an optional dependency. hpsearch is on no package index yet, so it starts from a checkout."""
+    return f"in the checkout of hpsearch, run: pip install -c constraints.txt '.[{extra}]'"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest of `known`, or an empty string when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.errors import BadInput
+from hpsearch.errors import BadInput, install
 from hpsearch.objectives import NEGATED
 from hpsearch.paths import STUDIES_DIR
 from hpsearch.results.formatting import short
@@ -113,7 +113,7 @@ class Study:
         Where a name means something else here, a hyperparameter is `config.NAME`, a metric `metrics.NAME`, and an objective
         (of several) `objective.NAME`.
 
-        Needs pandas: `pip install 'hpsearch[notebook]'`.
+        Needs pandas, which the extra `notebook` installs.
         """
         pandas = _pandas("Study.frame")
         trials = self.trials
@@ -236,4 +236,4 @@ def _pandas(what: str) -> Any:
     try:
         return importlib.import_module("pandas")
     except ImportError:
-        raise BadInput(f"{what} needs the library pandas: pip install 'hpsearch[notebook]'") from None
+        raise BadInput(f"{what}: the library pandas is missing; {install('notebook')}") from None
