@@ -200,7 +200,7 @@ class TrialRecord:
 
     def paused(self, kind: PauseKind, reason: str) -> TrialRecord:
         """The trial after it left its slot, to go on later."""
-        return replace(self, state=TrialState.PAUSED, pause_kind=kind, reason=reason)
+        return replace(self, state=TrialState.PAUSED, end_reason=None, pause_kind=kind, reason=reason)
 
     @property
     def value(self) -> float | None:

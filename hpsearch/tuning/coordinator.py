@@ -327,12 +327,14 @@ class Coordinator:
         if verdict.reason:
             rung = self._judge.rung(active.record.config, point.rung)
             self._decide(active.record, rung, verdict.action, verdict.reason, verdict.decided_by)
-        if verdict.action != "continue":
+        if verdict.action != "continue" and active.stopped_by is None:  # Else it was told to stop by hand already.
             active.record, active.stopped_by = replace(active.record, reason=verdict.reason), end_reason
         self._watcher.evaluated(active.record, point)
         self._look_at_limits()
         answer = {"continue": Answer.CONTINUE, "pause": Answer.PAUSE, "prune": Answer.STOP}[verdict.action]
-        if answer is Answer.CONTINUE and self.stopping:
+        if active.stopped_by is not None:
+            answer = Answer.STOP
+        elif answer is Answer.CONTINUE and self.stopping:
             answer = Answer.PAUSE
         self._jobs.answer(active.record.number, answer)
 

@@ -19,7 +19,7 @@ from hpsearch.report.plotting import TICKS, Choices
 from hpsearch.results.failures import failures
 from hpsearch.results.view import Scale, StudyView
 from hpsearch.space.load import parse_space
-from hpsearch.storage.records import AttemptRecord, TrialState
+from hpsearch.storage.records import AttemptRecord, EndReason, TrialState
 
 MakeView = Callable[..., StudyView]
 MakeOptuna = Callable[[StudyView], optuna.Study]
@@ -139,6 +139,18 @@ def test_failures_are_grouped_by_reason_whatever_the_numbers_in_it(thousand: Stu
     assert sum(len(each.trials) for each in found) == sum(
         trial.state is TrialState.FAILED or trial.reason.startswith("diverged") for trial in thousand.trials
     )
+
+
+def test_what_a_trial_came_to_is_not_read_in_the_sentence_about_it(view: StudyView) -> None:
+    best = view.best
+    assert best is not None
+    by_hand = best.ended(TrialState.PRUNED, EndReason.PRUNED_BY_HAND, "diverged from what the team wants")
+    assert failures(StudyView(view.study, [by_hand])) == []
+    slow = StudyView(view.study, [best.ended(TrialState.COMPLETE, EndReason.INFEASIBLE, "too slow")])
+    assert [(each.kind, each.reason) for each in failures(slow)] == [("infeasible", "too slow")]
+    assert slow.best is None
+    named = StudyView(view.study, [replace(best, reason="infeasible, somebody wrote")])
+    assert named.best is not None
 
 
 def test_a_thousand_curves_are_thinned_with_their_ends_kept(thousand: StudyView) -> None:

@@ -151,7 +151,7 @@ def test_a_trial_in_json_has_the_documented_keys_and_no_nan(view: StudyView) -> 
     document = json.loads(json.dumps(trial_dict(broken), allow_nan=False))
     documented = {"number", "state", "value", "values", "config", "rung", "tokens", "flops", "seconds", "reason", "proposed_by"}
     assert documented | {"attempts", "end_reason", "pause_kind"} <= set(document)
-    assert (document["end_reason"], document["pause_kind"]) == (None, None)
+    assert (document["end_reason"], document["pause_kind"]) == ("completed", None)
     ended = trial_dict(broken.ended(TrialState.PRUNED, EndReason.NOT_PROMOTED, "not among the best 3 of 9"))
     assert json.loads(json.dumps(ended))["end_reason"] == "not_promoted"
     paused = json.loads(json.dumps(trial_dict(broken.paused(PauseKind.INTERRUPTED, "interrupted"))))

@@ -229,7 +229,7 @@ def test_an_enqueued_configuration_that_no_model_has_fails_with_its_reason(toys:
     study, _ = toys.run(3)
     require_consistent(study, 3)
     failed = study.store.trial(study.record.id, 1)
-    assert failed.state is TrialState.FAILED
+    assert (failed.state, failed.end_reason) == (TrialState.FAILED, EndReason.BAD_CONFIG)
     assert "multiple of num_heads" in failed.reason
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import Counter
 from operator import le
@@ -10,6 +11,7 @@ from operator import le
 import pytest
 from optuna.trial import FrozenTrial
 from toy_spaces import SPACE
+from toy_trainers import point
 from toys import Toys
 
 from hpsearch.errors import BadInput
@@ -286,6 +288,26 @@ def in_a_row(better: list[bool]) -> list[int]:
     return [length for found, group in itertools.groupby(better) if not found and (length := len(list(group))) >= 4]
 
 
+def test_a_trial_that_the_scheduler_prunes_ends_by_its_curve_or_as_diverged(toys: Toys) -> None:
+    text = SPACE.replace("max_iters: 4, evaluations: 4", "max_iters: 10, evaluations: 10")
+    study, _ = toys.run(16, slots=1, text=text, scheduler="halving", sampler="random")
+    assert sum(trial.state is TrialState.COMPLETE for trial in trials(study)) >= 3, "the curve model needs them"
+    owner = this_process()
+    study.store.acquire(study.record.id, owner, 60)
+    ledger = Ledger(study, owner)
+    judge = Judge(study, ledger, make_scheduler("halving", 10))
+    found = ledger.recover()
+    judge.restore(found.points, found.decisions, found.ended, found.unfinished)
+    record = ledger.ask()
+    answers = [judge.verdict(record, point(rung, 50 + 1 / rung)) for rung in range(1, 10)]
+    assert {verdict.action == "prune": end_reason for verdict, end_reason in answers} == {
+        False: None,
+        True: EndReason.PRUNED_BY_SCHEDULER,
+    }
+    verdict, end_reason = judge.verdict(ledger.ask(), point(1, math.nan))
+    assert (verdict.action, end_reason) == ("prune", EndReason.DIVERGED)
+
+
 def test_a_run_of_few_steps_has_all_its_rungs_at_equal_parts(toys: Toys) -> None:
     text = SPACE.replace("max_iters: 4, evaluations: 4", "max_iters: 25, evaluations: 10")
     study, _ = toys.run(2, slots=1, text=text, sampler="random")
@@ -306,6 +328,10 @@ def test_a_run_of_fewer_steps_than_rungs_is_whole_at_its_end(toys: Toys) -> None
     assert [judge.rung(short, rung) for rung in range(1, 8)] == [1, 2, 4, 5, 7, 8, 10]
     decided = study.store.decisions(study.record.id)
     assert {decision.rung for decision in decided if decision.decided_by == "halving"} >= {3, 6}
+    pruned_by = {decision.trial_number: decision.decided_by for decision in decided if decision.action == "prune"}
+    why = {"curve": EndReason.PRUNED_BY_SCHEDULER, "halving": EndReason.NOT_PROMOTED}
+    ends = {trial.number: trial.end_reason for trial in trials(study) if trial.state is TrialState.PRUNED}
+    assert ends == {number: why[by] for number, by in pruned_by.items()}
     assert len(complete) >= 3
     judge.restore(study.store.points(study.record.id), decided, trials(study), [])
     verdicts = [scheduler.observe(99, rung, 50 + 1 / rung) for rung in range(1, 7)]

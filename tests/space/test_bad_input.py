@@ -51,6 +51,7 @@ DOCUMENT = [
 PARAMETERS = [
     (["learning_rte: {low: 1, high: 2}"], "2:3", "unknown hyperparameter 'learning_rte'", "did you mean 'learning_rate'?"),
     (["xyzzy: 1"], "2:3", "unknown hyperparameter 'xyzzy'", "`hpsearch params` lists them"),
+    (["did you mean: 1"], "2:3", "unknown hyperparameter 'did you mean'", "`hpsearch params` lists them"),
     ([LR, "hidden_size: 64", "d_model: 128"], "4:3", "'d_model' and 'hidden_size' (line 3) are two names", "keep one"),
     (["learning_rate: {low: 1e-3, high: 1e-7}"], "2:24", "low 0.001 is above high 1e-07", "swap them"),
     (["dropout: {low: 0, high: 0.5, log: true}"], "2:18", "a log scale needs low above 0, not 0.0", "raise low or remove log"),

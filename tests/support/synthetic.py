@@ -14,6 +14,7 @@ from hpsearch.storage.records import (
     AttemptRecord,
     BudgetRecord,
     DecisionRecord,
+    EndReason,
     PointRecord,
     StudyRecord,
     TrialRecord,
@@ -123,14 +124,17 @@ def synthetic_view(trials: int = 50, evaluations: int = 10, seed: int = 0, name:
         params = dict(PRIOR) if number == 0 else _propose(draw)
         floor = _floor(params, draw)
         fate = draw.random() if number else 0.99
-        state, reason, last = TrialState.COMPLETE, "", evaluations
+        state, reason, last, end_reason = TrialState.COMPLETE, "", evaluations, EndReason.COMPLETED
         if fate < 0.04:
             state, last = TrialState.PRUNED, draw.randint(0, evaluations // 2)
+            end_reason = EndReason.DIVERGED
             reason = f"diverged: the loss is not finite at step {37 + number}"
         elif fate < 0.07:
             state, reason, last = TrialState.FAILED, "its slot was killed three times (signal 9)", draw.randint(0, 3)
+            end_reason = EndReason.POISONED
         elif floor > 2.6 and fate < 0.9:
             state, last = TrialState.PRUNED, draw.randint(max(1, evaluations // 4), max(2, evaluations // 2))
+            end_reason = EndReason.PRUNED_BY_PRUNER
             reason = f"val_bpb {floor:.3f} at rung {last} is worse than the median 2.412 of 12 trials"
         started = 1_780_000_000.0 + 16 * (number // 2)
         value = math.nan
@@ -177,6 +181,7 @@ def synthetic_view(trials: int = 50, evaluations: int = 10, seed: int = 0, name:
                 flops=budget_flops * last / evaluations,
                 seconds=15.0 * last / evaluations,
                 reason=reason,
+                end_reason=end_reason,
                 attempts=3 if state is TrialState.FAILED else 1,
                 sample=sample if state is TrialState.COMPLETE else "",
                 num_parameters=12 * params["num_layers"] * params["d_model"] ** 2,
