@@ -22,6 +22,7 @@ from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, S
 from hpsearch.model.counting import step_flops
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
 from hpsearch.storage.store import Store
+from hpsearch.text import measured
 from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult, Warned
 from hpsearch.training.kept import remove_all
 from hpsearch.tuning.lease import SILENCE_S
@@ -254,7 +255,7 @@ class Confirmation:
         )
         self.store.add_confirmation(self.study.id, record, token=self.owner.token)
         self._flops, self._seconds = self._flops + record.flops, self._seconds + record.seconds
-        found = f"{self.study.objectives[0]} {value:.4f}" if math.isfinite(value) else f"diverged: {result.reason}"
+        found = f"{self.study.objectives[0]} {measured(value)}" if math.isfinite(value) else f"diverged: {result.reason}"
         self.say(f"trial {work.trial.number} on seed {work.seed}: {found}")
         remove_all(self.folder / "confirm" / work.folder_name / CHECKPOINTS)
 
