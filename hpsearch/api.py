@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from hpsearch.durations import duration_in
-from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow
+from hpsearch.errors import BadInput, NoTrialSucceeded, StoppedForNow, install
 from hpsearch.execution.protocol import FunctionTrainer, ProgramTrainer
 from hpsearch.execution.resources import on_this_machine
 from hpsearch.paths import STUDIES_DIR, cache_dir
@@ -259,8 +259,8 @@ def _function(train: Callable[..., Any]) -> FunctionTrainer:
         cloudpickle = importlib.import_module("cloudpickle")
     except ImportError:
         raise BadInput(
-            f"{full} is not in a module that a slot could import: put it at the top level of a module, or "
-            "pip install 'hpsearch[notebook]' (cloudpickle carries functions of a notebook)"
+            f"{full} is not in a module that a slot could import: put it at the top level of a module, or install cloudpickle, "
+            f"which carries functions of a notebook ({install('notebook')})"
         ) from None
     try:
         return FunctionTrainer(full, cloudpickle.dumps(train))

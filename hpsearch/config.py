@@ -431,7 +431,7 @@ def canonical_name(name: str) -> str:
         return ALIASES[name]
     near = OTHER_NAMES.get(name.lower())
     told = f"; did you mean '{near}'?" if near else did_you_mean(name, [*HYPERPARAMETERS, *ALIASES])
-    raise ConfigError(name, f"unknown hyperparameter '{name}'{told}")
+    raise ConfigError(name, f"unknown hyperparameter '{name}'", told)
 
 
 def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:

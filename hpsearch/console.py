@@ -21,7 +21,7 @@ from rich.text import Text
 from hpsearch.results.formatting import described, duration
 from hpsearch.results.sparkline import BLOCKS, levels_for, sparkline
 from hpsearch.results.view import StudyView
-from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
+from hpsearch.storage.records import PauseKind, StudyRecord, TrialRecord, TrialState
 from hpsearch.text import TOLD, measured, printable, shortened
 from hpsearch.training.events import EvalPoint, Progress
 
@@ -42,21 +42,31 @@ class Tally:
     slots: int
     study: StudyRecord | None = None
     states: dict[int, TrialState] = field(default_factory=dict)
+    paused_by_scheduler: set[int] = field(default_factory=set)
     begun: float = field(default_factory=time.monotonic)
     ended_here: int = 0
 
     def open(self, study: StudyRecord, trials: Sequence[TrialRecord]) -> None:
         self.study = study
-        self.states = {trial.number: trial.state for trial in trials}
+        self.states, self.paused_by_scheduler = {}, set()
+        for trial in trials:
+            self._note(trial)
         self.begun = time.monotonic()
 
     def start(self, trial: TrialRecord) -> None:
-        self.states[trial.number] = trial.state
+        self._note(trial)
 
     def end(self, trial: TrialRecord) -> None:
         """The trial left its slot."""
-        self.states[trial.number] = trial.state
+        self._note(trial)
         self.ended_here += trial.state.ended
+
+    def _note(self, trial: TrialRecord) -> None:
+        self.states[trial.number] = trial.state
+        if trial.pause_kind is PauseKind.BY_SCHEDULER:
+            self.paused_by_scheduler.add(trial.number)
+        else:
+            self.paused_by_scheduler.discard(trial.number)
 
     @property
     def counts(self) -> Counter[TrialState]:
@@ -68,8 +78,8 @@ class Tally:
 
     @property
     def aside(self) -> int:
-        """Trials that the scheduler has set aside, to be promoted or not."""
-        return self.counts[TrialState.PAUSED] if self.study is not None and self.study.scheduler != "none" else 0
+        """Trials that the scheduler has paused, to be promoted or not."""
+        return len(self.paused_by_scheduler)
 
     @property
     def stands(self) -> str:

@@ -78,11 +78,12 @@ class SpaceMistakes(SpaceError):
 
 
 class ConfigError(BadInput):
-    """Hyperparameters that no model can have. `name` is the hyperparameter to mend."""
+    """Hyperparameters that no model can have. `name` is the hyperparameter to mend; `hint` (`; did you mean 'x'?`) ends the
+    message, and is empty where no name is near."""
 
-    def __init__(self, name: str, message: str) -> None:
-        self.name = name
-        super().__init__(message)
+    def __init__(self, name: str, message: str, hint: str = "") -> None:
+        self.name, self.hint = name, hint
+        super().__init__(message + hint)
 
 
 class DataError(BadInput):
@@ -119,6 +120,11 @@ class SlotsUnable(HpsearchError):
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: the study is resumable."""
+
+
+def install(extra: str) -> str:
+    """The command that installs an optional dependency. hpsearch is on no package index yet, so it starts from a checkout."""
+    return f"in the checkout of hpsearch, run: pip install -c constraints.txt '.[{extra}]'"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

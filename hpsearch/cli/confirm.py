@@ -12,12 +12,14 @@ import typer
 from hpsearch.cli.app import app
 from hpsearch.cli.options import (
     SEEDS,
+    STEP_LIMIT,
     STUDIES_DIR,
     TOP,
     DeviceOption,
     JsonOption,
     PreferOption,
     SeedsOption,
+    StepLimitOption,
     StorageOption,
     StudiesDirOption,
     StudyOption,
@@ -31,6 +33,7 @@ from hpsearch.cli.options import (
 )
 from hpsearch.cli.placement import ExecutorOption, GpusPerSlotOption, RayAddressOption, SharedOption, placement
 from hpsearch.cli.summary import print_verdict
+from hpsearch.durations import duration_in
 from hpsearch.errors import BadInput, NoTrialSucceeded, StudyGone, StudyOwned
 from hpsearch.files import write_atomically
 
@@ -57,6 +60,7 @@ def confirm(
     ray_address: RayAddressOption = None,
     gpus_per_slot: GpusPerSlotOption = None,
     shared: SharedOption = None,
+    step_limit: StepLimitOption = STEP_LIMIT,
     storage: StorageOption = None,
     studies_dir: StudiesDirOption = STUDIES_DIR,
     as_json: JsonOption = False,
@@ -76,6 +80,7 @@ def confirm(
 
     signal.signal(signal.SIGTERM, leave)
     require_counts(top, seeds)
+    step_limit_s = duration_in("--step-limit", step_limit)
     store, record = open_for_reading(storage, studies_dir, study)
     if record.own:
         raise BadInput(
@@ -111,7 +116,7 @@ def confirm(
                 contextlib.closing(where.open(record.threads, TRANSFORMER)) as open_slots,
             ):
                 folder = studies_dir / record.folder
-                caught, failures = retrain(store, record, open_slots, owner, folder, where.devices, work)
+                caught, failures = retrain(store, record, open_slots, owner, folder, where.devices, work, step_limit_s)
         finally:
             with contextlib.suppress(StudyGone, StudyOwned):
                 store.release(record.id, owner)
@@ -139,6 +144,7 @@ def retrain(
     folder: Path,
     devices: tuple[str, ...],
     work: list[Retraining],
+    step_limit_s: float,
 ) -> tuple[list[int], list[str]]:
     """Do the work. Returns the signals that came and what could not be retrained."""
     from hpsearch.cli.terminal import leave_at_once, say
@@ -148,7 +154,7 @@ def retrain(
     say(f"confirming study '{record.name}': {len(work)} retraining{'s' if len(work) > 1 else ''} on fresh seeds")
     if devices[0].partition(":")[0] != record.device.partition(":")[0]:
         say(f"the study ran on {record.device} and this is {devices[0]}: values compare among themselves only")
-    confirmation = Confirmation(store, record, executor, owner, folder, cache_dir(), devices, say)
+    confirmation = Confirmation(store, record, executor, owner, folder, cache_dir(), devices, say, step_limit_s=step_limit_s)
     with stop_on_signals(confirmation, leave_at_once) as caught:
         confirmation.run(work)
     return (caught if confirmation.stopping else []), confirmation.failures

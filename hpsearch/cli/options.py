@@ -114,6 +114,11 @@ PreferOption = Annotated[
 TopOption = Annotated[int, typer.Option("--top", metavar="N", help="Confirm so many of the best trials, beside the default.")]
 SeedsOption = Annotated[int, typer.Option("--seeds", metavar="N", help="Fresh seeds that each of them is confirmed on.")]
 TOP, SEEDS = 3, 5
+StepLimitOption = Annotated[
+    str,
+    typer.Option("--step-limit", metavar="TIME", help="A slot that takes no step for so long is replaced: 10m, or seconds."),
+]
+STEP_LIMIT = "600"
 
 
 def open_store(storage: str | None, studies_dir: Path) -> Store:

@@ -12,6 +12,7 @@ import typer
 from hpsearch.cli.app import app
 from hpsearch.cli.options import (
     SEEDS,
+    STEP_LIMIT,
     STUDIES_DIR,
     TOP,
     CheckpointsDirOption,
@@ -21,6 +22,7 @@ from hpsearch.cli.options import (
     SeedsOption,
     SetOption,
     SpaceOption,
+    StepLimitOption,
     StorageOption,
     StudiesDirOption,
     TopOption,
@@ -118,12 +120,7 @@ def run(
             "--min-gain", metavar="SHARE", help="End when no improvement above this is expected: 0.5% of the best, or 0.002."
         ),
     ] = None,
-    step_limit: Annotated[
-        str,
-        typer.Option(
-            "--step-limit", metavar="TIME", help="A slot that takes no step for so long is replaced: 10m, or seconds."
-        ),
-    ] = "600",
+    step_limit: StepLimitOption = STEP_LIMIT,
     earlier: Annotated[
         list[str] | None,
         typer.Option(

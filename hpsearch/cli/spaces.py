@@ -108,7 +108,7 @@ def require_baseline(space: SearchSpace) -> None:
     broken = outside(space, TrialConfig.build({"max_iters": 1} | settings))
     if broken:
         place = space.document.places["constraints"]
-        raise place.error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
+        raise place.error(f"the baseline (the priors) is outside a constraint: {broken.sentence()}; change a prior")
 
 
 def described_parameter(parameter: Any) -> str:

@@ -33,7 +33,7 @@ from typing import Any
 
 from hpsearch.data import cache
 from hpsearch.data.kinds import HEAD_BYTES, kind_of, written_by_us
-from hpsearch.errors import DataError, did_you_mean
+from hpsearch.errors import DataError, did_you_mean, install
 from hpsearch.files import WROTE
 from hpsearch.text import path_of, path_word
 
@@ -365,7 +365,7 @@ def _hugging_face(word: str, cache_dir: Path) -> Text:
     if found is not None and cache.holds(cache_dir, path := _kept_path(cache_dir, found["sha256"]), found["sha256"]):
         return Text(word, path, found["size"], found["sha256"], frozenset())
     if importlib.util.find_spec("datasets") is None:
-        raise DataError(f"{word}: needs the Hugging Face library; install it with: pip install 'hpsearch[hf]'")
+        raise DataError(f"{word}: the library datasets is missing; {install('hf')}")
     import datasets
 
     # Its retries would be lines of their own: what fails in the end is told below.

@@ -6,7 +6,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from hpsearch.errors import BadInput, StoppedForNow
+from hpsearch.errors import BadInput, StoppedForNow, install
 from hpsearch.execution.ray_client import line
 from hpsearch.files import TEMPORARY, OutsideFolder, inside, replacing
 
@@ -21,7 +21,7 @@ class Mirror:
         try:
             import fsspec
         except ImportError:
-            raise BadInput(f"--shared {url}: fsspec is missing; run: pip install 'hpsearch[ray]'") from None
+            raise BadInput(f"--shared {url}: fsspec is missing; {install('ray')}") from None
         self.url = url
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)

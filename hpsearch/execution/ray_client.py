@@ -9,7 +9,7 @@ import socket
 import threading
 from typing import Any
 
-from hpsearch.errors import BadInput, ClusterUnreachable
+from hpsearch.errors import BadInput, ClusterUnreachable, install
 
 CONNECT_S = 5.0
 
@@ -27,7 +27,7 @@ def ray_package() -> Any:
     try:
         import ray
     except ImportError:
-        raise BadInput("--executor ray: Ray is missing; run: pip install 'hpsearch[ray]'") from None
+        raise BadInput(f"--executor ray: Ray is missing; {install('ray')}") from None
     return ray
 
 

@@ -288,7 +288,7 @@ class RayExecutor:
         return found
 
     def _lost(self, slot: _Slot, error: Exception) -> list[SlotMessage]:
-        """The actor of a slot is gone, or cannot be spoken with."""
+        """The actor of a slot is gone, or cannot be spoken with. Why, Ray says in a text only: its errors have no code."""
         if slot.info is None:
             return self._replace(slot, f"the last one: {str(error).strip().splitlines()[-1]}")  # What was raised in it.
         if "OUT_OF_MEMORY" in str(error):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hpsearch.config import TrialConfig
-from hpsearch.errors import BadInput, ConfigError
+from hpsearch.errors import BadInput, ConfigError, install
 from hpsearch.model.counting import is_gated
 from hpsearch.model.hf_names import Target, parameter_names
 from hpsearch.model.layers import ROTARY_BASE
@@ -261,4 +261,4 @@ def require_transformers() -> Any:
     try:
         return importlib.import_module("transformers")
     except ImportError:
-        raise BadInput("the library transformers is not installed; pip install 'hpsearch[hf]'") from None
+        raise BadInput(f"the library transformers is missing; {install('hf')}") from None

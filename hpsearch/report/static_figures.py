@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from hpsearch.errors import BadInput
+from hpsearch.errors import BadInput, install
 from hpsearch.files import write_atomically
 from hpsearch.report import style
 from hpsearch.report.plotting import unwritten
@@ -68,7 +68,7 @@ def require_painter(format: str) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        told = f"--format {format} needs the library matplotlib: pip install 'hpsearch[figures]', or use json"
+        told = f"--format {format}: the library matplotlib is missing; use json, or {install('figures')}"
         raise BadInput(told) from None
 
 

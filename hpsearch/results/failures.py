@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from hpsearch.results.view import StudyView
-from hpsearch.storage.records import TrialRecord, TrialState
+from hpsearch.storage.records import EndReason, TrialRecord, TrialState
 
 _NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?", re.IGNORECASE)
 
@@ -41,6 +41,6 @@ def _kind(trial: TrialRecord) -> str:
         return "failed"
     if not trial.state.ended:
         return ""
-    if not trial.feasible or trial.reason.startswith("infeasible"):
+    if not trial.feasible:
         return "infeasible"
-    return "diverged" if trial.reason.startswith("diverged") else ""
+    return "diverged" if trial.end_reason is EndReason.DIVERGED else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.errors import BadInput
+from hpsearch.errors import BadInput, install
 from hpsearch.objectives import NEGATED
 from hpsearch.paths import STUDIES_DIR
 from hpsearch.results.formatting import short
@@ -47,9 +47,13 @@ class Trial:
     seconds: float
     """Of training."""
     reason: str
-    """Why it was pruned, paused or failed."""
+    """Why it was pruned, paused or failed, in a sentence."""
     folder: Path
     """Its files."""
+    end_reason: str | None
+    """Why it ended: completed, infeasible, diverged, …, the values of `EndReason`; None while it has not."""
+    pause_kind: str | None
+    """What a paused trial waits for: by_scheduler, interrupted or between_slots; else None."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,11 @@ class Study:
         Where a name means something else here, a hyperparameter is `config.NAME`, a metric `metrics.NAME`, and an objective
         (of several) `objective.NAME`.
 
-        Needs pandas: `pip install 'hpsearch[notebook]'`.
+        Needs pandas, which the extra `notebook` installs.
         """
         pandas = _pandas("Study.frame")
         trials = self.trials
-        columns = Columns(("number", "state", "value", "rung", "step", "seconds", "reason"))
+        columns = Columns(("number", "state", "value", "rung", "step", "seconds", "reason", "end_reason", "pause_kind"))
         settings = {name: columns.add("config", name) for name in _names(trial.config for trial in trials)}
         metrics = {
             name: self._column(columns, name) for name in _names(trial.metrics for trial in trials) if name != self.objective
@@ -124,6 +128,7 @@ class Study:
             row |= {column: trial.config[name] for name, column in settings.items() if name in trial.config}
             row |= {column: trial.metrics[name] for name, column in metrics.items() if name in trial.metrics}
             row |= {"rung": trial.rung, "step": trial.step, "seconds": trial.seconds, "reason": trial.reason}
+            row |= {"end_reason": trial.end_reason, "pause_kind": trial.pause_kind}
             rows.append(row)
         return pandas.DataFrame(rows)
 
@@ -184,6 +189,8 @@ class Study:
             seconds=record.seconds,
             reason=record.reason,
             folder=self.folder / "trials" / f"{record.number:04d}",
+            end_reason=None if record.end_reason is None else str(record.end_reason),
+            pause_kind=None if record.pause_kind is None else str(record.pause_kind),
         )
 
     def _column(self, columns: Columns, name: str) -> str:
@@ -229,4 +236,4 @@ def _pandas(what: str) -> Any:
     try:
         return importlib.import_module("pandas")
     except ImportError:
-        raise BadInput(f"{what} needs the library pandas: pip install 'hpsearch[notebook]'") from None
+        raise BadInput(f"{what}: the library pandas is missing; {install('notebook')}") from None

@@ -11,12 +11,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpsearch.errors import BadInput
+from hpsearch.errors import BadInput, install
 from hpsearch.files import write_atomically
 from hpsearch.results.view import StudyView
 from hpsearch.text import escaped, storable
 
-FACTS = ("rung", "iteration", "tokens", "flops", "seconds", "num_parameters", "reason", "proposed_by", "attempts")
+FACTS = (
+    "rung",
+    "iteration",
+    "tokens",
+    "flops",
+    "seconds",
+    "num_parameters",
+    "reason",
+    "proposed_by",
+    "attempts",
+    "end_reason",
+    "pause_kind",
+)
 """What stands in the columns after the hyperparameters."""
 
 
@@ -76,7 +88,7 @@ def write_parquet(view: StudyView, path: Path) -> None:
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise BadInput("--format parquet needs the library pyarrow: pip install 'hpsearch[tables]', or use csv") from None
+        raise BadInput(f"--format parquet: the library pyarrow is missing; use csv, or {install('tables')}") from None
     table = rows(view)
     columns = {name: _of_one_type([row[name] for row in table]) for name in (table[0] if table else ())}
     written = io.BytesIO()

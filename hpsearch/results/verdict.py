@@ -19,8 +19,6 @@ CONFIDENCE = 0.95
 
 Word = Literal["better", "worse", "tie", "unknown"]
 
-_LOST = "diverged on"
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -47,6 +45,8 @@ class Difference:
     """None without a seed on which both ended."""
     word: Word
     reason: str
+    by_divergence: bool = False
+    """Whether the word is for the seeds on which one of the two diverged, and not for the estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,8 @@ def judge(
             return found
         # A run that diverged is worth less than any value, so it decides whatever the others say.
         word: Word = "tie" if lost == theirs else "worse" if lost > theirs else "better"
-        return Difference(found.estimate, word, f"it {_LOST} {lost} of {len(shared)} seeds, trial {other} on {theirs}")
+        told = f"it diverged on {lost} of {len(shared)} seeds, trial {other} on {theirs}"
+        return Difference(found.estimate, word, told, by_divergence=True)
 
     confirmed = [
         Confirmed(
@@ -249,7 +250,7 @@ def told_difference(found: Difference, other: str) -> str:
     if size.low is None or size.high is None:
         return f"{against} {other}: {found.reason} (difference {size.mean:+.4f})"
     interval = f"(difference {size.mean:+.4f}, 95 % interval {size.low:+.4f} to {size.high:+.4f}, {size.n} seeds)"
-    if found.word in ("better", "worse") and _LOST not in found.reason:
+    if found.word in ("better", "worse") and not found.by_divergence:
         return f"{against} {other} by {abs(size.mean):.4f} {interval}"
     return f"{against} {other}: {found.reason} {interval}"
 

@@ -29,10 +29,6 @@ from hpsearch.storage.records import (
 if TYPE_CHECKING:
     from hpsearch.space.space import SearchSpace
 
-INFEASIBLE = "infeasible"
-"""A complete trial whose reason starts with this word breaks a constraint of the study and is never best."""
-
-
 _CURVE_METRICS = ("val_bpb", "val_masked_bpb", "val_loss")
 
 
@@ -226,8 +222,7 @@ def axes(space: SearchSpace) -> dict[str, Scale]:
 
 def succeeded(trial: TrialRecord) -> bool:
     """Whether the trial may be best."""
-    infeasible = not trial.feasible or trial.reason.startswith(INFEASIBLE)
-    return trial.state is TrialState.COMPLETE and finite(trial.value) and not infeasible
+    return trial.state is TrialState.COMPLETE and finite(trial.value) and trial.feasible
 
 
 def undominated(trials: Iterable[TrialRecord], measures: Callable[[TrialRecord], tuple[float, ...]]) -> list[TrialRecord]:
@@ -260,6 +255,8 @@ def trial_dict(trial: TrialRecord) -> dict[str, Any]:
             "flops": trial.flops,
             "seconds": trial.seconds,
             "reason": trial.reason,
+            "end_reason": trial.end_reason,
+            "pause_kind": trial.pause_kind,
             "proposed_by": trial.proposed_by,
             "attempts": trial.attempts,
             "started_at": trial.started_at,

@@ -10,10 +10,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpsearch.storage.records import EndReason
+
 FinalValue = Callable[[FrozenTrial, Sequence[FrozenTrial]], float | None]
 """What a trial that was not finished would have come to, given the complete trials; None where nobody can tell."""
-DIVERGED = "diverged"
-"""How the reason (user attribute `reason`) of a trial begins whose last value says nothing of what it would have come to."""
+END_REASON = "end_reason"
+"""User attribute of a trial that ended early (`EndReason`): the last value of one that diverged says nothing of its end."""
 SO_FAR = "hpsearch:so_far"
 """System attribute of a trial of several objectives, for which Optuna takes no reports: `watched`, the index of the one that
 has a curve, the `curve` by rung, and of the `others`, by index, what they come to."""
@@ -102,7 +104,7 @@ def _at(rung: int, trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float
 
 def _lost(trial: FrozenTrial) -> bool:
     """Whether it diverged or broke a constraint."""
-    diverged = str(trial.user_attrs.get("reason", "")).startswith(DIVERGED)
+    diverged = trial.user_attrs.get(END_REASON) == EndReason.DIVERGED
     return diverged or any(value > 0 for value in trial.constraints.values())
 
 

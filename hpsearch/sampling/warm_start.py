@@ -233,7 +233,7 @@ def _valued(
     from optuna.trial import TrialState as OptunaState
     from optuna.trial import create_trial
 
-    from hpsearch.sampling.imputation import estimated
+    from hpsearch.sampling.imputation import END_REASON, estimated
 
     first = space.objectives[0]
     curves: dict[int, dict[int, float]] = {}
@@ -250,7 +250,7 @@ def _valued(
             params=proposal,
             distributions={name: known[name] for name in proposal},
             intermediate_values=curves.get(trial.number, {}),
-            user_attrs={"reason": trial.reason},
+            user_attrs={END_REASON: trial.end_reason},
             # Of an unfinished trial only a lack of memory; of a finished one this study judges for itself.
             constraints=None if whole else trial.constraints or None,
         )
@@ -347,7 +347,7 @@ def proposal_of(trial: TrialRecord, space: SearchSpace) -> dict[str, Setting]:
         if theirs != ours.get(name) and not space.undecided([name]):
             raise Misfit(f"{name} differs", f"{name} is {_short(theirs)} there and {_short(ours.get(name))} here")
     if broken_bound := outside(space, config):
-        raise Misfit(broken_bound.partition(" ")[0], broken_bound)
+        raise Misfit(broken_bound.name, broken_bound.sentence())
     return proposal
 
 

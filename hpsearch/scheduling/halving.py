@@ -61,7 +61,7 @@ class Halving:
         self, number: int, rung: int, value: float, branch: float | None = None, costs: tuple[float, ...] = ()
     ) -> Verdict:
         if not math.isfinite(value):
-            return Verdict("prune", f"diverged: {value} at {place(rung, self._evaluations)}", "divergence")
+            return Verdict("prune", f"diverged: {value} at {place(rung, self._evaluations)}", "divergence", diverged=True)
         due = self._due(number, rung)
         if due is None:
             return GO_ON

@@ -14,12 +14,13 @@ class Verdict:
     """What a running trial does after an evaluation.
 
     reason: one line for a person; empty where nothing was decided, which is not worth storing. decided_by: `halving`, `curve`,
-    `divergence`.
+    `divergence`. diverged: it is pruned because a value was not finite.
     """
 
     action: Action
     reason: str = ""
     decided_by: str = ""
+    diverged: bool = False
 
     @property
     def decided(self) -> bool:

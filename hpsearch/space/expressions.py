@@ -33,14 +33,14 @@ MAX_BITS = 256
 
 
 class ExpressionError(Exception):
-    """`offset` is where in the text, in characters from 0; `unknown` the name that is not known, if that is the matter; `names`
-    those that are known."""
+    """`offset` is where in the text, in characters from 0; `unknown` the name that is not known, if that is the matter; `hint`
+    (`; did you mean 'x'?`) ends the message where a known name is near; `names` those that are known."""
 
     names: tuple[str, ...] = ()
 
-    def __init__(self, message: str, offset: int = 0, unknown: str = "") -> None:
-        self.message, self.offset, self.unknown = message, offset, unknown
-        super().__init__(message)
+    def __init__(self, message: str, offset: int = 0, unknown: str = "", hint: str = "") -> None:
+        self.message, self.offset, self.unknown, self.hint = message + hint, offset, unknown, hint
+        super().__init__(self.message)
 
 
 class NoExpression(ExpressionError):
@@ -266,13 +266,13 @@ class _Compiler:
         functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         dotted = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        unknown: list[tuple[int, str, str]] = []
+        unknown: list[tuple[int, str, str, str]] = []
         found: list[tuple[int, str]] = []
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and id(node) not in dotted and (name := self.dotted(node)):
                 near = did_you_mean(name, dotted_names(self.kinds))
-                told = f"unknown name '{name}'{near}" if near else f"an attribute is {_NOT_PART}"
-                unknown.append((self.at(node), name, told))
+                told = f"unknown name '{name}'" if near else f"an attribute is {_NOT_PART}"
+                unknown.append((self.at(node), name, told, near))
             if not isinstance(node, ast.Name):
                 continue
             node.id = self.written.names.get(node.id, node.id)
@@ -283,11 +283,11 @@ class _Compiler:
                 found.append((self.at(node), name))
             else:
                 near = did_you_mean(node.id, [*self.kinds, *self.aliases])
-                unknown.append((self.at(node), node.id, f"unknown name '{node.id}'{near}"))
+                unknown.append((self.at(node), node.id, f"unknown name '{node.id}'", near))
         self.known = tuple(dict.fromkeys(name for _, name in sorted(found)))
         if unknown and not bound:  # Else what binds a name is refused.
-            at, name, told = min(unknown)
-            raise ExpressionError(told, at, name)
+            at, name, told, near = min(unknown)
+            raise ExpressionError(told, at, name, near)
         return self.known
 
     def dotted(self, node: ast.Attribute) -> str:

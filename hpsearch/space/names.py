@@ -54,7 +54,7 @@ class Names:
         if not self.own:
             return canonical_name(written)
         if written not in self.infos:
-            raise ConfigError(written, f"unknown parameter '{written}'{did_you_mean(written, self.infos)}")
+            raise ConfigError(written, f"unknown parameter '{written}'", did_you_mean(written, self.infos))
         return written
 
     def lookup(self, name: str, settings: Mapping[str, Any], unknown: Collection[str] = ()) -> Value:

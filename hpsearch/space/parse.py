@@ -78,7 +78,7 @@ def read_parameter(names: Names, written: str, key: Place, node: Node) -> Parame
     try:
         info = names.infos[names.canonical(written)]
     except ConfigError as error:
-        near = "" if "did you mean" in str(error) else "; `hpsearch params` lists them (`trainer: own` lets a space name any)"
+        near = "" if error.hint else "; `hpsearch params` lists them (`trainer: own` lets a space name any)"
         raise key.error(f"{error}{near}") from None
     match node:
         case Scalar():
@@ -433,7 +433,7 @@ def _unknown_name(names: Names, error: ExpressionError) -> str:
         hint = f"known: {', '.join(names.infos)}; a text stands in quotes: '{name}'"
     else:
         hint = "`hpsearch params` lists the names"
-    return error.message if "did you mean" in error.message else f"{error.message}; {hint}"
+    return error.message if error.hint else f"{error.message}; {hint}"
 
 
 def _shown(node: Node) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import ArgumentError
 
-from hpsearch.errors import BadInput, StudyGone
+from hpsearch.errors import BadInput, StudyGone, install
 from hpsearch.storage.jsons import json_text, json_value
 from hpsearch.storage.options import driver_options
 from hpsearch.storage.reading import ReadingConnection, connect_to_file, only_readable, to_be_copied
@@ -183,7 +183,7 @@ atexit.register(_at_exit, os.getpid())
 
 def _missing_driver(url: URL) -> BadInput:
     driver = url.get_driver_name()
-    remedy = f"run: pip install 'hpsearch[{url.get_backend_name()}]'"
+    remedy = install(url.get_backend_name())
     if driver in _PACKAGES:
         remedy = f"run: pip install {_PACKAGES[driver]}, or leave '+{driver}' out of the URL"
     return BadInput(f"{masked(url)}: its driver {driver} is missing; {remedy}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hpsearch.objectives import OBJECTIVES
@@ -32,6 +32,43 @@ class TrialState(enum.StrEnum):
     @property
     def ended(self) -> bool:
         return self in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+
+
+class EndReason(enum.StrEnum):
+    """Why a trial ended, for programs. `TrialRecord.reason` says it in a sentence, for people."""
+
+    COMPLETED = "completed"
+    INFEASIBLE = "infeasible"
+    """It was trained, to the end or in part, and breaks a constraint."""
+    DIVERGED = "diverged"
+    """A loss or an objective was not finite."""
+    PRUNED_BY_PRUNER = "pruned_by_pruner"
+    PRUNED_BY_SCHEDULER = "pruned_by_scheduler"
+    """Its learning curve left it too little chance to become the best."""
+    NOT_PROMOTED = "not_promoted"
+    """The scheduler had paused it, and the study ended."""
+    PRUNED_BY_HAND = "pruned_by_hand"
+    OUT_OF_MEMORY = "out_of_memory"
+    """Also in smaller micro-batches."""
+    FAILED = "failed"
+    """Its trainer raised an error, or its program ended with one."""
+    POISONED = "poisoned"
+    """Too many of its slots died."""
+    BAD_CONFIG = "bad_config"
+    """An enqueued configuration that no trainer takes, or that the budget does not pay for."""
+    ENDED_ELSEWHERE = "ended_elsewhere"
+    """Another program ended it in Optuna."""
+
+
+class PauseKind(enum.StrEnum):
+    """What a paused trial waits for."""
+
+    BY_SCHEDULER = "by_scheduler"
+    """To be promoted, or to end with the study."""
+    INTERRUPTED = "interrupted"
+    """For a later coordinator: the study was stopped."""
+    BETWEEN_SLOTS = "between_slots"
+    """For the next free slot: its slot died, memory was short, or it was promoted on its way out of its slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +177,7 @@ class TrialRecord:
     flops: float = 0.0
     seconds: float = 0.0
     reason: str = ""
-    """Why it was pruned, paused or failed."""
+    """Why it was pruned, paused or failed, in a sentence. Nothing is decided by its text: see `end_reason`, `pause_kind`."""
     attempts: int = 0
     sample: str = ""
     num_parameters: int = 0
@@ -152,6 +189,18 @@ class TrialRecord:
     """Parts that a batch is computed in since memory was short; None: the trainer chooses."""
     told: bool = False
     """Whether Optuna knows the outcome; the outcome is stored first, so that a crash between the two loses nothing."""
+    end_reason: EndReason | None = None
+    """Why it ended; None while it has not."""
+    pause_kind: PauseKind | None = None
+    """What it waits for while it is paused; else None."""
+
+    def ended(self, state: TrialState, end_reason: EndReason, reason: str = "") -> TrialRecord:
+        """The trial after its end."""
+        return replace(self, state=state, end_reason=end_reason, pause_kind=None, reason=reason)
+
+    def paused(self, kind: PauseKind, reason: str) -> TrialRecord:
+        """The trial after it left its slot, to go on later."""
+        return replace(self, state=TrialState.PAUSED, pause_kind=kind, reason=reason)
 
     @property
     def value(self) -> float | None:
@@ -160,7 +209,7 @@ class TrialRecord:
     @property
     def feasible(self) -> bool:
         """Whether no constraint is broken."""
-        return all(broken <= 0 for broken in self.constraints.values())
+        return self.end_reason is not EndReason.INFEASIBLE and all(broken <= 0 for broken in self.constraints.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -307,7 +307,18 @@ class Store:
 
     def outlines(self, study_id: int) -> list[TrialRecord]:
         """The study's trials by number, with what is counted, ranked and added up of them; all else is empty."""
-        names = ("number", "state", "proposed_by", "values", "tokens", "flops", "seconds", "reason", "constraints")
+        names = (
+            "number",
+            "state",
+            "proposed_by",
+            "values",
+            "tokens",
+            "flops",
+            "seconds",
+            "reason",
+            "constraints",
+            "end_reason",
+        )
         left_out: dict[str, Any] = {"params": {}, "config": {}}
         # Hardly any trial has constraints, and decoding an empty object for each of thousands is half of all decoding here.
         some = case((cast(trials.c.constraints, Text) == "{}", null()), else_=trials.c.constraints).label("constraints")

@@ -7,6 +7,7 @@ the study and the trial, so that the reads of one trial or one study need no oth
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from typing import Any
 
@@ -30,10 +31,10 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from hpsearch.errors import BadInput
-from hpsearch.storage.records import BudgetRecord, TrialState
+from hpsearch.storage.records import BudgetRecord, EndReason, PauseKind, TrialState
 from hpsearch.text import storable
 
-REVISION = "0003"
+REVISION = "0004"
 VERSION_TABLE = "hps_alembic_version"  # Optuna's is `alembic_version`
 
 metadata = MetaData()
@@ -116,6 +117,23 @@ class State(TypeDecorator[TrialState]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> TrialState | None:
         return None if value is None else TrialState(value)
+
+
+class Word(TypeDecorator[enum.StrEnum]):
+    """A member of an enumeration, or NULL."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def __init__(self, kind: type[enum.StrEnum]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: enum.StrEnum | None, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> enum.StrEnum | None:
+        return None if value is None else self.kind(value)
 
 
 class Prose(TypeDecorator[str]):
@@ -229,6 +247,8 @@ trials = Table(
     Column("constraints", Metrics),
     Column("micro_batches", Whole(32)),
     Column("told", Boolean, nullable=False),
+    Column("end_reason", Word(EndReason)),
+    Column("pause_kind", Word(PauseKind)),
     Index("hps_trials_by_state", "study_id", "state"),
 )
 

@@ -9,33 +9,24 @@ text in the same order, and their differences are paired.
 from __future__ import annotations
 
 import math
-import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from pathlib import Path
 
 from hpsearch.config import CHECKPOINTS, TrialConfig
-from hpsearch.errors import BadInput, StoppedForNow, StorageUnreachable
-from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, SlotInfo, SlotMessage, TrialTask
+from hpsearch.errors import BadInput, StoppedForNow
+from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, SlotInfo
 from hpsearch.model.counting import step_flops
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
 from hpsearch.storage.store import Store
 from hpsearch.text import measured
-from hpsearch.training.events import Answer, EvalPoint, Outcome, TrainResult, Warned
+from hpsearch.training.events import Answer, EvalPoint, Event, Outcome, TrainResult, Warned
 from hpsearch.training.kept import remove_all
-from hpsearch.tuning.lease import SILENCE_S
+from hpsearch.tuning import outcomes
+from hpsearch.tuning.job_runner import STEP_LIMIT_S, JobRunner
 from hpsearch.tuning.stopping import Reached
-
-POLL_S = 0.2
-MAX_TRIES = 3
-"""Slots that one retraining may take with it, or times that memory may be short for it."""
-PARTS = 4
-"""Into so many times as many micro-batches a batch is cut after memory was short."""
-STEP_LIMIT_S = 600.0
-GRACE_S = 20.0
-"""How long one that is asked to stop waits for its slots, and for a database that does not answer after them."""
 
 SHARED_FILES = {"save_dir": None, "log_file": None, "max_save_num": 1}
 """A retraining keeps its files in its own folder, wherever the trial's went."""
@@ -77,12 +68,18 @@ class _Run:
     """A retraining on its way."""
 
     work: Retraining
-    tries: int = 0
-    micro_batches: int | None = None
-    slot: str = ""
+    micro_batches: int | None
+    attempt: int = 0
+    """Its number; 0 before the first one."""
+    deaths: Counter[str] = field(default_factory=Counter)
+    """Times that its slot died, by the outcome of the attempt."""
     flops: float = 0.0
     """Up to its last evaluation, as are the seconds."""
     seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"trial {self.work.trial.number} on seed {self.work.seed}"
 
 
 @dataclass
@@ -90,7 +87,8 @@ class Confirmation:
     """Trains what `left_to_do` lists in the slots of `executor` and stores each result on its own.
 
     The caller holds the study's lease as `owner`. folder: the study's; a retraining keeps its log and, while it runs, its
-    checkpoints below `confirm/`, from which the same call goes on after a crash. say: gets a line for each event.
+    checkpoints below `confirm/`, from which the same call goes on after a crash. say: gets a line for each event. step_limit_s:
+    after so long without a step a retraining's slot counts as hung.
     """
 
     store: Store
@@ -107,21 +105,33 @@ class Confirmation:
     """Of a trainer of one's own."""
     limit: Callable[[float, float], Reached | None] = lambda flops, seconds: None
     """What of a person's limits is reached by the FLOPs and slot-seconds of these retrainings."""
-    stopping: str = ""
-    """Why it was stopped before its end; empty when it was not."""
+    step_limit_s: float = STEP_LIMIT_S
     reached: Reached | None = None
     """The limit that stopped it."""
     _flops: float = 0.0
     """Of those that have ended."""
     _seconds: float = 0.0
-    _inbox: deque[SlotMessage] = field(default_factory=deque)
+    _waiting: deque[_Run] = field(default_factory=deque)
     _active: dict[int, _Run] = field(default_factory=dict)
-    _asked_to_pause_at: float | None = None
-    _paused_since: float | None = None
+    """By the number of the job; a retraining that is tried again gets another one."""
+    _over: int = 0
+    """Retrainings that are done, or cannot be."""
+    _jobs: JobRunner = field(init=False)
+
+    def __post_init__(self) -> None:
+        executor, study, devices = self.executor, self.study, self.devices
+        self._jobs = JobRunner(
+            executor, study, self.cache_dir, devices, self.say, jobs="retrainings", step_limit_s=self.step_limit_s
+        )
+
+    @property
+    def stopping(self) -> str:
+        """Why it was stopped before its end; empty when it was not."""
+        return self._jobs.stopping
 
     def stop(self, reason: str) -> None:
         """Pause the runs at their next step and return from `run`. Safe to call from a signal handler."""
-        self.stopping = self.stopping or reason
+        self._jobs.stop(reason)
 
     def run(self, work: Sequence[Retraining]) -> bool:
         """Do all of `work`; whether nothing was left for another call.
@@ -129,29 +139,26 @@ class Confirmation:
         Raises StoppedForNow when the disk is full, BadInput when the text is no longer the study's, and what the store
         raises when the lease or the study is gone.
         """
-        waiting = deque(_Run(retraining, micro_batches=retraining.trial.micro_batches) for retraining in work)
-        numbers, total, ended = count_from(), len(work), 0
-        self.store.sit_out(self)
+        self._waiting.extend(_Run(retraining, retraining.trial.micro_batches) for retraining in work)
+        numbers = count_from()
+        self.store.sit_out(self._jobs)
         try:
-            while self._active or (waiting and not self.stopping):
+            while self._active or (self._waiting and not self.stopping):
                 self._look_at_limit()
                 if not self.stopping:
-                    for slot in self.executor.idle()[: len(waiting)]:
-                        self._submit(slot, waiting.popleft(), next(numbers))
-                self._pause_all()
-                self._inbox.extend(self.executor.messages(0.0 if self._inbox else POLL_S))
-                while self._inbox:
-                    message = self._inbox.popleft()
-                    run = self._active[message.number]
-                    again, over = self._handle(message, run)
-                    if again:
-                        waiting.appendleft(run)
-                    if over:
-                        ended += 1
-                        self.say(f"  {ended} of {total} retrainings are done")
+                    for slot in self._jobs.idle()[: len(self._waiting)]:
+                        self._submit(slot, self._waiting.popleft(), next(numbers))
+                self._jobs.pause_all()
+                for number, said in self._jobs.messages():
+                    if isinstance(said, Ended | Failed | Died):
+                        if self._is_over(self._active.pop(number), said):
+                            self._over += 1
+                            self.say(f"  {self._over} of {len(work)} retrainings are done")
+                    else:
+                        self._on_event(number, said)
         finally:
             self.store.sit_out(None)
-        return not waiting and not self.stopping and not self.failures
+        return not self._waiting and not self.stopping and not self.failures
 
     def _look_at_limit(self) -> None:
         active = self._active.values()
@@ -163,82 +170,57 @@ class Confirmation:
     def _submit(self, slot: SlotInfo, run: _Run, number: int) -> None:
         folder = self.folder / "confirm" / run.work.folder_name
         folder.mkdir(parents=True, exist_ok=True)
-        index = int(slot.name.rpartition("-")[2]) if slot.name.rpartition("-")[2].isdecimal() else 0
-        task = TrialTask(
+        run.attempt += 1
+        task = self._jobs.task(
             number=number,
-            attempt=run.tries + 1,
+            attempt=run.attempt,
             config=run.work.config if self.own is None else run.work.trial.config,
-            data=self.study.data,
-            data_fingerprint=self.study.data_fingerprint,
             folder=folder,
-            cache_dir=self.cache_dir,
-            device=self.devices[index % len(self.devices)],
-            threads=self.study.threads,
-            objectives=self.study.objectives,
             micro_batches=run.micro_batches,
-            step_limit_s=STEP_LIMIT_S,
-            silence_s=SILENCE_S,
             own=self.own and replace(self.own, seed=run.work.seed),
         )
-        run.slot = slot.name
         self._active[number] = run
-        self.say(f"trial {run.work.trial.number} on seed {run.work.seed} in {slot.name}")
-        self.executor.submit(slot, task)
+        self.say(f"{run.name} in {slot.name}")
+        self._jobs.submit(slot, task)
 
-    def _pause_all(self) -> None:
-        if not self.stopping:
-            return
-        if self._asked_to_pause_at is None:
-            self._asked_to_pause_at = time.monotonic()
-            for run in self._active.values():
-                self.executor.answer(run.slot, Answer.PAUSE)
-        elif time.monotonic() - self._asked_to_pause_at > GRACE_S:
-            for slot in self._busy():
-                self.executor.kill(slot)
-
-    def _handle(self, message: SlotMessage, run: _Run) -> tuple[bool, bool]:
-        """Whether the run is to be tried again, and whether it is over."""
-        what = f"trial {run.work.trial.number} on seed {run.work.seed}"
-        match message.body:
+    def _on_event(self, number: int, event: Event) -> None:
+        run = self._active[number]
+        match event:
             case EvalPoint(flops=flops, seconds=seconds):
                 run.flops, run.seconds = flops, seconds
-                self.executor.answer(run.slot, Answer.PAUSE if self.stopping else Answer.CONTINUE)
-                return False, False
+                self._jobs.answer(number, Answer.PAUSE if self.stopping else Answer.CONTINUE)
             case Warned(text):
-                self.say(f"{what}: {text}")
-                return False, False
+                self.say(f"{run.name}: {text}")
+
+    def _is_over(self, run: _Run, said: Ended | Failed | Died) -> bool:
+        """What a retraining comes to that has left its slot: whether it is over, and neither paused nor tried again."""
+        match said:
             case Ended(result):
-                del self._active[message.number]
                 if result.outcome in (Outcome.PAUSED, Outcome.STOPPED):
-                    return False, False
+                    return False
                 self._keep(run, result)
-                return False, True
+                return True
             case Failed(kind="disk-full" | "out-of-threads", message=text):
-                raise StoppedForNow(f"{what}: {text}")
+                raise StoppedForNow(f"{run.name}: {text}")
             case Failed(kind="bad-input", message=text):
-                raise BadInput(f"{what}: {text}")
-            case Failed(kind="out-of-memory"):
-                run.micro_batches = PARTS * (run.micro_batches or 1)
-                why = message.body.message
-            case Failed(kind="killed", message=text):
-                why = text
-            case Failed():
-                run.tries, why = MAX_TRIES, message.body.message  # It would fail of the same again.
+                raise BadInput(f"{run.name}: {text}")
+            case Failed(kind=kind, message=why):
+                most = 1 if self.own else int(run.work.trial.config["batch_size"])
+                parts = outcomes.smaller_parts(said, run.micro_batches, most) if kind == "out-of-memory" else None
+                run.micro_batches = parts or run.micro_batches
+                again = parts is not None  # Whatever else it failed of, it would fail of again.
             case Died() if self.stopping:
-                del self._active[message.number]
-                return False, False
-            case Died(exit_code, reason):
-                why = reason or f"its process ended with {exit_code}"
-            case _:
-                return False, False
-        del self._active[message.number]
-        run.tries += 1
-        if run.tries < MAX_TRIES:
-            self.say(f"{what}: {why}; it goes on from its last checkpoint")
-            return True, False
-        self.failures.append(f"{what}: {why}")
-        self.say(self.failures[-1])
-        return False, True
+                return False
+            case Died():
+                run.deaths[outcomes.of_death(said)] += 1
+                why, again = outcomes.how(said), not outcomes.poisoned(said, run.deaths[outcomes.of_death(said)])
+        if again:
+            self.say(f"{run.name}: {why}; it goes on from its last checkpoint")
+            self._waiting.appendleft(run)
+        else:
+            self.failures.append(f"{run.name}: {why}")
+            self.say(self.failures[-1])
+        return not again
 
     def _keep(self, run: _Run, result: TrainResult) -> None:
         work = run.work
@@ -256,29 +238,8 @@ class Confirmation:
         self.store.add_confirmation(self.study.id, record, token=self.owner.token)
         self._flops, self._seconds = self._flops + record.flops, self._seconds + record.seconds
         found = f"{self.study.objectives[0]} {measured(value)}" if math.isfinite(value) else f"diverged: {result.reason}"
-        self.say(f"trial {work.trial.number} on seed {work.seed}: {found}")
+        self.say(f"{run.name}: {found}")
         remove_all(self.folder / "confirm" / work.folder_name / CHECKPOINTS)
-
-    # While the database is away
-
-    def waiting(self, seconds: float, reason: str) -> None:
-        """Serve the slots, whose results are stored once the database is back."""
-        self._pause_all()
-        self._inbox.extend(self.executor.messages(0.0))
-        for run in self._active.values():
-            self.executor.answer(run.slot, Answer.CONTINUE)  # Nothing to a slot that does not wait for one.
-        if self.stopping and not self._busy():
-            self._paused_since = self._paused_since or time.monotonic()
-            if time.monotonic() - self._paused_since > GRACE_S:
-                raise StorageUnreachable(f"{reason}; the runs are checkpointed: the same command goes on with them")
-
-    def _busy(self) -> set[str]:
-        """The slots that a run is in. (One that ended during an outage is still active.)"""
-        return {run.slot for run in self._active.values()} - {slot.name for slot in self.executor.idle()}
-
-    def over(self, seconds: float) -> None:
-        if seconds > 1.0:
-            self.say(f"the database is back after {seconds:.0f} s")
 
 
 def _training_flops(work: Retraining, iterations: int) -> float:

@@ -1,4 +1,4 @@
-"""The one process that owns a study: it asks, dispatches, stores, decides and tells.
+"""The one process that owns a study: it asks, stores, decides and tells. Its `JobRunner` has the trials in the slots.
 
 Whatever is durable is in the database before it is acted on (`ledger`), so that after `kill -9` of anything the same command
 goes on. The one exception is an outage of the database: then evaluations are answered from memory and stored once it is back.
@@ -10,12 +10,21 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 
-from hpsearch.errors import BadInput, StorageUnreachable, StudyGone
-from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo, SlotMessage, TrialTask
+from hpsearch.errors import BadInput, StudyGone
+from hpsearch.execution.protocol import Died, Ended, Executor, Failed, SlotInfo
 from hpsearch.files import write_atomically
 from hpsearch.scheduling.schedulers import make_scheduler
 from hpsearch.space.serialize import to_yaml
-from hpsearch.storage.records import AttemptRecord, DecisionRecord, Owner, RequestRecord, TrialRecord, TrialState
+from hpsearch.storage.records import (
+    AttemptRecord,
+    DecisionRecord,
+    EndReason,
+    Owner,
+    PauseKind,
+    RequestRecord,
+    TrialRecord,
+    TrialState,
+)
 from hpsearch.storage.transactions import storage_errors
 from hpsearch.text import storable
 from hpsearch.training.events import Answer, Began, CheckpointSaved, EvalPoint, Event, Outcome, Progress, TrainResult, Warned
@@ -24,18 +33,14 @@ from hpsearch.tuning import outcomes
 from hpsearch.tuning.callbacks import Watcher
 from hpsearch.tuning.early_stopping import Judge
 from hpsearch.tuning.incumbent import Standing
-from hpsearch.tuning.lease import LEASE_S, RENEW_S, SILENCE_S
+from hpsearch.tuning.job_runner import GRACE_S, STEP_LIMIT_S, JobRunner
+from hpsearch.tuning.lease import LEASE_S, RENEW_S
 from hpsearch.tuning.stopping import Limits
 from hpsearch.tuning.study import Study
 from hpsearch.tuning.trial_store import Ledger
 
-POLL_S = 0.2
 REQUESTS_S = 1.0
 """How often the requests of people at other terminals are read."""
-STEP_LIMIT_S = 600.0
-"""A trial that takes no step for so long is hung."""
-GRACE_S = 20.0
-"""How long a coordinator that is asked to stop waits for its slots, and for a database that does not answer after them."""
 
 
 @dataclass
@@ -45,10 +50,8 @@ class _Active:
     record: TrialRecord
     attempt: AttemptRecord
     progress: Progress | None = None
-
-    @property
-    def slot(self) -> str:
-        return self.attempt.slot
+    stopped_by: EndReason | None = None
+    """Why it was told to stop; None while it was not."""
 
     def left(self, outcome: str, reason: str) -> AttemptRecord:
         """Its attempt, ended."""
@@ -71,28 +74,22 @@ class Coordinator:
         *,
         step_limit_s: float = STEP_LIMIT_S,
     ) -> None:
-        self._study, self._executor, self._watcher, self._owner = study, executor, watcher, owner
-        self._limits, self._step_limit_s = limits or Limits(), step_limit_s
+        self._study, self._watcher, self._owner = study, watcher, owner
+        self._limits = limits or Limits()
+        self._jobs = JobRunner(executor, study.record, study.cache_dir, study.devices, watcher.note, step_limit_s=step_limit_s)
         self._ledger = Ledger(study, owner)
         self._judge = Judge(study, self._ledger, make_scheduler(study.record.scheduler, study.record.budget.evaluations))
         self._standing = Standing(study, self._limits)
         self._active: dict[int, _Active] = {}
-        self._inbox: deque[SlotMessage] = deque()
-        """What slots said and was not yet acted on: more than nothing only through an outage."""
         self._waiting: deque[TrialRecord] = deque()
         """Trials of an earlier coordinator, or of a slot that died, that go on before new ones start."""
         self._aside: dict[int, TrialRecord] = {}
         """Trials that the scheduler has paused."""
         self._paused = 0
         """Trials that were left for a later coordinator."""
-        self._stopping = ""
-        """Why no trial starts any more and those that run pause; empty while they do not."""
-        self._asked_to_pause_at: float | None = None
         self._renewed = self._looked = time.monotonic()
         self._bad_input = ""
         """What is wrong with all trials at once, as a slot found it."""
-        self._away_said = False
-        self._all_paused_since: float | None = None
         self.stopped_for_now = ""
         """A reason that passes (disk full), for the exit code."""
         self.limit = ""
@@ -101,19 +98,19 @@ class Coordinator:
     @property
     def stopping(self) -> str:
         """Why the study was stopped before its end; empty when it was not."""
-        return self._stopping
+        return self._jobs.stopping
 
     def stop(self, reason: str) -> None:
         """Pause all running trials at their next step and return from `run`. Safe to call from a signal handler."""
-        self._stopping = self._stopping or reason
+        self._jobs.stop(reason)
 
     def run(self) -> str:
         """Work. Returns why the study ended, or an empty string when it was stopped and can be gone on with.
 
         Raises StudyGone when the study was deleted meanwhile, StudyOwned when another coordinator took it over.
         """
-        self._study.store.sit_out(self)
-        self._study.storage.sit_out(self)
+        self._study.store.sit_out(self._jobs)
+        self._study.storage.sit_out(self._jobs)
         try:
             with storage_errors(self._study.storage.engine.url):
                 return self._work()
@@ -132,24 +129,23 @@ class Coordinator:
         self._recover()
         while True:
             self._look_at_limits()
-            self._pause_all()
-            if not self._stopping:
+            self._jobs.pause_all()
+            if not self.stopping:
                 self._fill()
-            if not self._inbox and not self._active and (self._stopping or self._nothing_left()):
+            if not self._active and (self.stopping or self._nothing_left()):
                 break
-            self._inbox.extend(self._executor.messages(0.0 if self._inbox else POLL_S))
-            while self._inbox:
-                self._handle(self._inbox.popleft())
+            for number, said in self._jobs.messages():
+                self._handle(self._active[number], said)
             self._look_at_requests()
             self._keep_lease()
         if self._bad_input:
             raise BadInput(f"study '{self._study.record.name}' is paused: {self._bad_input}")
-        if self._stopping and (self._paused or self._aside or not self._nothing_left()):
+        if self.stopping and (self._paused or self._aside or not self._nothing_left()):
             return ""
         for release in self._judge.drain():
             record = self._aside.pop(release.number)
             self._decide(record, release.rung, "prune", release.reason, release.decided_by)
-            self._end(replace(record, state=TrialState.PRUNED, reason=release.reason))
+            self._end(record.ended(TrialState.PRUNED, EndReason.NOT_PROMOTED, release.reason))
         asked = self._ledger.asked
         grid = asked < self._study.record.trials_target
         enough = self._standing.enough
@@ -165,7 +161,7 @@ class Coordinator:
         return not self._waiting and (bool(self._standing.enough) or self._ledger.asked >= self._study.total)
 
     def _fill(self) -> None:
-        for slot in self._executor.idle():
+        for slot in self._jobs.idle():
             record = self._next()
             if record is None:
                 return
@@ -200,7 +196,7 @@ class Coordinator:
     def _start(self, record: TrialRecord, slot: SlotInfo) -> None:
         study = self._study
         from_iteration = self._begins_at(record)
-        record = replace(record, state=TrialState.RUNNING, attempts=record.attempts + 1, reason="")
+        record = replace(record, state=TrialState.RUNNING, pause_kind=None, attempts=record.attempts + 1, reason="")
         attempt = AttemptRecord(
             record.number, record.attempts, slot.name, slot.host, slot.pid, started_at=0.0, from_iteration=from_iteration
         )
@@ -211,29 +207,20 @@ class Coordinator:
         set_ = {name: value for name, value in record.config.items() if value is not None}
         document = {"data": study.record.data, "hyperparameters": set_}  # `hpsearch train --config` reads it.
         write_atomically(folder / "config.yaml", to_yaml(document))
-        index = int(slot.name.rpartition("-")[2]) if slot.name.rpartition("-")[2].isdecimal() else 0
-        task = TrialTask(
+        task = self._jobs.task(
             number=record.number,
             attempt=record.attempts,
             config=record.config,
-            data=study.record.data,
-            data_fingerprint=study.record.data_fingerprint,
             folder=folder,
-            cache_dir=study.cache_dir,
-            device=study.devices[index % len(study.devices)],
-            threads=study.record.threads,
-            objectives=study.record.objectives,
             micro_batches=record.micro_batches,
             branch_rungs=self._judge.branch_rungs(record.config),
             known_rungs=record.rung,  # What an outage kept from being stored died with the coordinator that knew it.
-            step_limit_s=self._step_limit_s,
-            silence_s=SILENCE_S,
             from_iteration=from_iteration,
             checkpoints=study.checkpoints_of(record.number),
             own=study.workload.run(),
         )
         self._active[record.number] = _Active(record, attempt)
-        self._executor.submit(slot, task)
+        self._jobs.submit(slot, task)
         self._watcher.started(record, slot.name, from_iteration)
 
     def _begins_at(self, record: TrialRecord) -> int:
@@ -257,27 +244,9 @@ class Coordinator:
         if iteration < expected:
             self._watcher.note(f"trial {active.record.number}: {_onward(iteration)}, and not from step {expected}")
 
-    def _pause_all(self) -> None:
-        if not self._stopping:
-            return
-        if self._asked_to_pause_at is None:
-            for active in self._active.values():
-                self._executor.answer(active.slot, Answer.PAUSE)
-            self._asked_to_pause_at = time.monotonic()
-            self._watcher.note(f"{self._stopping}: pausing the running trials (interrupt once more to end at once)")
-        elif self._out_of_time:
-            for active in self._active.values():
-                if not self._has_left(active):
-                    self._executor.kill(active.slot)
-
-    @property
-    def _out_of_time(self) -> bool:
-        """Whether the slots have had their time to pause."""
-        return self._asked_to_pause_at is not None and time.monotonic() - self._asked_to_pause_at > GRACE_S
-
     def _look_at_limits(self) -> None:
         running = [*(active.record for active in self._active.values()), *self._waiting, *self._aside.values()]
-        if not self._stopping and (reached := self._limits.reached(self._standing.spent, running)):
+        if not self.stopping and (reached := self._limits.reached(self._standing.spent, running)):
             self.limit = reached.option
             self.stop(reached.reason)
         if reason := self._standing.enough_now():
@@ -307,27 +276,26 @@ class Coordinator:
     def _prune_by_hand(self, number: int) -> None:
         reason = "pruned by hand"
         if active := self._active.get(number):
-            active.record = replace(active.record, reason=reason)
+            active.record, active.stopped_by = replace(active.record, reason=reason), EndReason.PRUNED_BY_HAND
             self._decide(active.record, active.record.rung, "prune", reason, "a person")
-            self._executor.answer(active.slot, Answer.STOP)
+            self._jobs.answer(number, Answer.STOP)
             return
         set_aside = self._aside.pop(number, None)
         for record in [set_aside] if set_aside else [each for each in self._waiting if each.number == number]:
             self._waiting = deque(each for each in self._waiting if each.number != number)
             self._decide(record, record.rung, "prune", reason, "a person")
-            self._end(replace(record, state=TrialState.PRUNED, reason=reason))
+            self._end(record.ended(TrialState.PRUNED, EndReason.PRUNED_BY_HAND, reason))
 
     # What the slots say
 
-    def _handle(self, message: SlotMessage) -> None:
-        active = self._active[message.number]
-        match message.body:
+    def _handle(self, active: _Active, said: Event | Ended | Failed | Died) -> None:
+        match said:
             case Ended(result):
                 self._on_ended(active, result)
             case Failed():
-                self._on_failed(active, message.body)
+                self._on_failed(active, said)
             case Died():
-                self._on_died(active, message.body)
+                self._on_died(active, said)
             case event:
                 self._on_event(active, event)
 
@@ -355,52 +323,43 @@ class Coordinator:
             metrics=point.metrics,
         )
         self._ledger.evaluated(active.record, point)
-        verdict = self._judge.verdict(active.record, point)
+        verdict, end_reason = self._judge.verdict(active.record, point)
         if verdict.reason:
             rung = self._judge.rung(active.record.config, point.rung)
             self._decide(active.record, rung, verdict.action, verdict.reason, verdict.decided_by)
         if verdict.action != "continue":
-            active.record = replace(active.record, reason=verdict.reason)
+            active.record, active.stopped_by = replace(active.record, reason=verdict.reason), end_reason
         self._watcher.evaluated(active.record, point)
         self._look_at_limits()
         answer = {"continue": Answer.CONTINUE, "pause": Answer.PAUSE, "prune": Answer.STOP}[verdict.action]
-        if answer is Answer.CONTINUE and self._stopping:
+        if answer is Answer.CONTINUE and self.stopping:
             answer = Answer.PAUSE
-        if not self._has_left(active):
-            self._executor.answer(active.slot, answer)
-
-    def _has_left(self, active: _Active) -> bool:
-        """Whether the trial ended during an outage, so that its slot may already have another one."""
-        return any(
-            message.number == active.record.number and isinstance(message.body, Ended | Failed | Died)
-            for message in self._inbox
-        )
+        self._jobs.answer(active.record.number, answer)
 
     def _on_ended(self, active: _Active, result: TrainResult) -> None:
         record = active.record
         if result.outcome is Outcome.PAUSED:
             self._on_paused(active, result)
             return
-        record = outcomes.ended(record, result, self._study.record.objectives, self._study.space)
+        record = outcomes.ended(record, result, self._study.record.objectives, self._study.space, active.stopped_by)
         self._end(record, active.left(str(result.outcome), record.reason))
 
     def _on_paused(self, active: _Active, result: TrainResult) -> None:
-        record = replace(active.record, state=TrialState.PAUSED, iteration=result.iteration)
+        record = replace(active.record, iteration=result.iteration)
         if record.number in self._judge.paused:
+            record = record.paused(PauseKind.BY_SCHEDULER, record.reason)
             self._leave(record, active.left("paused", record.reason))
             self._aside[record.number] = record
             self._standing.spent.set_aside(record.number)
             self._watcher.ended(record, self._standing.best)
-        elif self._stopping:
-            self._pause(active, self._stopping)
+        elif self.stopping:
+            self._pause(active, self.stopping)
         else:  # Promoted while it was on its way to the pause.
+            record = record.paused(PauseKind.BETWEEN_SLOTS, record.reason)
             self._leave(record, active.left("paused", "promoted"))
             self._waiting.append(record)
 
     def _on_failed(self, active: _Active, failed: Failed) -> None:
-        if failed.kind == "killed":
-            self._on_died(active, Died(1, failed.message))
-            return
         if failed.kind in ("disk-full", "out-of-threads"):
             self.stopped_for_now = self.stopped_for_now or failed.message
         elif failed.kind == "bad-input":
@@ -416,7 +375,8 @@ class Coordinator:
         if failed.traceback:
             log = self._study.trial_folder(active.record.number) / "error.txt"
             write_atomically(log, storable(failed.traceback))
-        self._end(replace(active.record, state=TrialState.FAILED, reason=failed.message), active.left("failed", failed.message))
+        record = active.record.ended(TrialState.FAILED, EndReason.FAILED, failed.message)
+        self._end(record, active.left("failed", failed.message))
 
     def _on_out_of_memory(self, active: _Active, failed: Failed) -> None:
         """Once more in smaller parts; then it is known how much too large the configuration is."""
@@ -434,9 +394,9 @@ class Coordinator:
 
     def _on_died(self, active: _Active, died: Died) -> None:
         number = active.record.number
-        if self._out_of_time:  # Killed from here, which says nothing about the trial.
+        if self._jobs.out_of_time:  # Killed from here, which says nothing about the trial.
             self._watcher.note(f"trial {number}: did not pause within {GRACE_S:.0f} s; it goes on from its last checkpoint")
-            self._pause(active, self._stopping)
+            self._pause(active, self.stopping)
             return
         outcome = outcomes.of_death(died)
         record = outcomes.died(active.record, died, times=1 + self._ledger.attempts_that(outcome, number))
@@ -460,7 +420,8 @@ class Coordinator:
 
     def _pause(self, active: _Active, reason: str) -> None:
         """The trial is left for a later coordinator."""
-        record = replace(active.record, state=TrialState.PAUSED, reason=reason)
+        aside = active.record.number in self._judge.paused  # Told to pause, and its slot was lost on the way.
+        record = active.record.paused(PauseKind.BY_SCHEDULER if aside else PauseKind.INTERRUPTED, reason)
         self._leave(record, active.left("paused", reason))
         self._paused += 1
         self._watcher.ended(record, self._standing.best)
@@ -489,27 +450,6 @@ class Coordinator:
         stale = [request for request in requests if request.kind == "stop"]  # Meant for the coordinator before this one.
         self._study.store.forget_requests(self._study.record.id, stale, token=self._owner.token)
         self._standing.spent.wall_s = self._study.store.worked_s(self._study.record.id)
-
-    # While the database is away
-
-    def waiting(self, seconds: float, reason: str) -> None:
-        """Serve the slots from memory: evaluations are answered at once, and judged when they can be stored."""
-        if not self._away_said and seconds > 1.0:
-            self._watcher.note(f"{reason}; training goes on, and what it finds is stored when the database is back")
-            self._away_said = True
-        self._pause_all()
-        self._inbox.extend(self._executor.messages(0.0))
-        for active in self._active.values():
-            self._executor.answer(active.slot, Answer.CONTINUE)  # Nothing to a slot that does not wait for one.
-        if self._stopping and all(self._has_left(active) for active in self._active.values()):
-            self._all_paused_since = self._all_paused_since or time.monotonic()
-            if time.monotonic() - self._all_paused_since > GRACE_S:
-                raise StorageUnreachable(f"{reason}; the trials are checkpointed: the same command goes on with them")
-
-    def over(self, seconds: float) -> None:
-        if self._away_said:
-            self._watcher.note(f"the database is back after {seconds:.0f} s")
-        self._away_said = False
 
     def _keep_lease(self) -> None:
         now = time.monotonic()

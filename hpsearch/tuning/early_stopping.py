@@ -12,10 +12,9 @@ from optuna.trial import TrialState
 from hpsearch.scheduling.halving import decision_rungs
 from hpsearch.scheduling.protocol import GO_ON, Point, Release, Scheduler, Verdict
 from hpsearch.space.parameters import Fixed
-from hpsearch.storage.records import DecisionRecord, PointRecord, TrialRecord
+from hpsearch.storage.records import DecisionRecord, EndReason, PointRecord, TrialRecord
 from hpsearch.text import measured
 from hpsearch.training.events import EvalPoint
-from hpsearch.tuning.outcomes import INFEASIBLE
 from hpsearch.tuning.study import Study
 from hpsearch.tuning.trial_store import Ledger
 from hpsearch.workload.feasibility import broken
@@ -33,15 +32,16 @@ class Judge:
         """Trials that the scheduler has set aside."""
         return self.scheduler.paused if self.scheduler else ()
 
-    def verdict(self, record: TrialRecord, point: EvalPoint) -> Verdict:
-        """What the trial does now. Also reports the evaluation to Optuna, whose samplers learn from it."""
+    def verdict(self, record: TrialRecord, point: EvalPoint) -> tuple[Verdict, EndReason | None]:
+        """What the trial does now, and why it ends where it is pruned. Also reports the evaluation to Optuna, whose samplers
+        learn from it."""
         whole = point.iteration >= self._study.workload.last(record.config)
-        slow = "" if whole else broken(self._study.space, {"train_seconds": point.seconds}) or ""
-        if "at most" in slow:
-            return Verdict("prune", f"{INFEASIBLE}: {slow}", "constraint")
+        slow = None if whole else broken(self._study.space, {"train_seconds": point.seconds})
+        if slow is not None and slow.side == "max":  # It may yet reach a minimum.
+            return Verdict("prune", f"infeasible: {slow.sentence()}", "constraint"), EndReason.INFEASIBLE
         seen = self._seen(record, point.rung, point.seconds, point.metrics)
         if seen is None:
-            return GO_ON
+            return GO_ON, None
         if len(self._study.record.objectives) == 1:
             pruned = self._pruned(record, point, seen.rung)
         else:
@@ -49,8 +49,12 @@ class Judge:
             self._remember(record, seen)
         verdict = self.scheduler.observe(*seen) if self.scheduler else GO_ON
         if whole:
-            return GO_ON  # It has cost all that it can; the scheduler learns from it.
-        return Verdict("prune", pruned, self._study.record.pruner) if pruned else verdict
+            return GO_ON, None  # It has cost all that it can; the scheduler learns from it.
+        if pruned:
+            return Verdict("prune", pruned, self._study.record.pruner), EndReason.PRUNED_BY_PRUNER
+        if verdict.action != "prune":
+            return verdict, None
+        return verdict, EndReason.DIVERGED if verdict.diverged else EndReason.PRUNED_BY_SCHEDULER
 
     def branch_rungs(self, config: Mapping[str, Any]) -> tuple[int, ...]:
         """A trial's own rungs at which it is decided about: there a WSD run is also measured after a decay."""

@@ -120,7 +120,9 @@ def check(request: Request) -> Checked:
         raise space.document.place.error(f"the baseline (the priors) cannot be trained: {error}") from None
     broken = outside(space, baseline)
     if broken:
-        raise _constraints_place(space).error(f"the baseline (the priors) is outside a constraint: {broken}; change a prior")
+        raise _constraints_place(space).error(
+            f"the baseline (the priors) is outside a constraint: {broken.sentence()}; change a prior"
+        )
     begun = not request.earlier or _begun(request)
     earlier = () if begun else tuple(read(request.earlier, request.name, space))
     workload = LanguageModel(space, request.cache_dir, corpora)

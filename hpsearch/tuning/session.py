@@ -29,7 +29,8 @@ from hpsearch.storage.urls import sqlite_file
 from hpsearch.training.memory import disk_stops, require_memory
 from hpsearch.tuning.callbacks import Watcher
 from hpsearch.tuning.confirmation import Confirmation, Retraining, confirmable, fresh_seeds, left_to_do
-from hpsearch.tuning.coordinator import STEP_LIMIT_S, Coordinator
+from hpsearch.tuning.coordinator import Coordinator
+from hpsearch.tuning.job_runner import STEP_LIMIT_S
 from hpsearch.tuning.lease import lease_kept
 from hpsearch.tuning.request import Checked, CheckedModel, Request, check
 from hpsearch.tuning.stopping import Cost, Limits, Reached
@@ -142,7 +143,7 @@ def _work(
                 note_cost(opened, owner.token)
                 interrupted: list[int] = []
                 if confirm is not None and (ended or coordinator.limit) and not caught:
-                    interrupted = _confirm(opened, slots, owner, *confirm, limits, say, again)
+                    interrupted = _confirm(opened, slots, owner, *confirm, limits, step_limit_s, say, again)
         finally:
             # Where the database is away the lease ends by itself; what has been said of that counts.
             with contextlib.suppress(StudyGone, StudyOwned, StorageUnreachable):
@@ -348,6 +349,7 @@ def _confirm(
     top: int,
     seeds: int,
     limits: Limits,
+    step_limit_s: float,
     say: Say,
     again: Again | None,
 ) -> list[int]:
@@ -378,6 +380,7 @@ def _confirm(
         say,
         own=study.workload.run(),
         limit=limit,
+        step_limit_s=step_limit_s,
     )
     with stop_on_signals(confirmation, again) as caught:
         confirmation.run(work)

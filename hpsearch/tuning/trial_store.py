@@ -20,12 +20,13 @@ from optuna.trial import TrialState as OptunaState
 
 from hpsearch.errors import BadInput
 from hpsearch.files import inside
-from hpsearch.sampling.imputation import SO_FAR
+from hpsearch.sampling.imputation import END_REASON, SO_FAR
 from hpsearch.sampling.samplers import PROPOSED_BY, suggest
 from hpsearch.storage.records import (
     AttemptRecord,
     CheckpointRecord,
     DecisionRecord,
+    EndReason,
     Owner,
     PointRecord,
     TrialRecord,
@@ -167,7 +168,8 @@ class Ledger:
                 ended.append(record)
             elif frozen.state.is_finished():
                 # Another program ended it in Optuna, where it cannot be opened again.
-                told = replace(record, state=TrialState.FAILED, reason="ended by another program", told=True)
+                failed = record.ended(TrialState.FAILED, EndReason.ENDED_ELSEWHERE, "ended by another program")
+                told = replace(failed, told=True)
                 self.save(told)
                 ended.append(told)
             else:
@@ -190,7 +192,7 @@ class Ledger:
             prepared = study.prepare(proposal)
         except BadInput as error:
             # Only an enqueued configuration can be one that no model has, or that the budget does not pay for.
-            record = replace(record, state=TrialState.FAILED, reason=str(error))
+            record = record.ended(TrialState.FAILED, EndReason.BAD_CONFIG, str(error))
             self.end(record)
             return record
         record = replace(record, config=prepared.config, num_parameters=prepared.num_parameters)
@@ -231,6 +233,7 @@ class Ledger:
         trial_id = self._optuna_ids[record.number]
         if record.reason:
             study.storage.set_trial_user_attr(trial_id, "reason", storable(record.reason))
+            study.storage.set_trial_user_attr(trial_id, END_REASON, record.end_reason)
         for name, value in record.constraints.items():
             study.storage.set_trial_system_attr(trial_id, f"constraints:{name}", value)
         if record.constraints:  # The dashboard reads the older form only, and would show an infeasible trial as best.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hpsearch.config import TrialConfig, interval_of
 from hpsearch.data.corpus import Corpus, open_corpus
@@ -53,30 +53,46 @@ def candidate(
     space: SearchSpace, proposal: Mapping[str, Any], budget: BudgetRecord, cache_dir: Path, corpora: Corpora
 ) -> TrialConfig:
     """`concrete`, for a proposal that may break a rule or a constraint. Raises BadInput where it does."""
-    broken = space.violation(space.settings(proposal))
-    if broken is None:
-        config = concrete(space, proposal, budget, cache_dir, corpora)
-        broken = outside(space, config)
-        if broken is None:
-            return config
-    raise BadInput(broken)
+    rule = space.violation(space.settings(proposal))
+    if rule is not None:
+        raise BadInput(rule)
+    config = concrete(space, proposal, budget, cache_dir, corpora)
+    constraint = outside(space, config)
+    if constraint is not None:
+        raise BadInput(constraint.sentence())
+    return config
 
 
-def outside(space: SearchSpace, config: TrialConfig) -> str | None:
-    """The constraint that a config is outside of by formula, in a sentence; None where there is none."""
+@dataclass(frozen=True, slots=True)
+class BrokenConstraint:
+    """A constraint of the space, and what was counted or measured outside of it."""
+
+    name: str
+    side: Literal["min", "max"]
+    """Which bound is broken."""
+    bound: float
+    value: float
+
+    def sentence(self) -> str:
+        most = "at most" if self.side == "max" else "at least"
+        return f"{self.name} is {_told(self.value)} and constrained to {most} {_told(self.bound)}"
+
+
+def outside(space: SearchSpace, config: TrialConfig) -> BrokenConstraint | None:
+    """The constraint that a config is outside of by formula; None where there is none."""
     return broken(space, asdict(count(config))) if space.constraints else None
 
 
-def broken(space: SearchSpace, measures: Mapping[str, float]) -> str | None:
-    """The constraint that is broken, in a sentence; None where there is none among those that were measured."""
+def broken(space: SearchSpace, measures: Mapping[str, float]) -> BrokenConstraint | None:
+    """The first constraint that is broken; None where there is none among those that were measured."""
     for name, bound in space.constraints.items():
         value = measures.get(name)
         if value is None:
             continue
         if bound.max is not None and value > bound.max:
-            return f"{name} is {_told(value)} and constrained to at most {_told(bound.max)}"
+            return BrokenConstraint(name, "max", bound.max, value)
         if bound.min is not None and value < bound.min:
-            return f"{name} is {_told(value)} and constrained to at least {_told(bound.min)}"
+            return BrokenConstraint(name, "min", bound.min, value)
     return None
 
 

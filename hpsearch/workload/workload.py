@@ -97,7 +97,7 @@ class LanguageModel:
         config = concrete(self.space, proposal, budget, self.cache_dir, self.corpora)
         broken = outside(self.space, config)
         if broken:
-            raise BadInput(broken)
+            raise BadInput(broken.sentence())
         return Prepared(config.concrete(), count(config).num_parameters)
 
     def require(self, proposal: Mapping[str, Any], budget: BudgetRecord) -> None:

@@ -151,12 +151,20 @@ def test_a_study_that_another_process_works_on_is_left_alone(finished: Cli, tmp_
         assert store.confirmations(record.id) == []
 
 
+def test_a_retraining_that_takes_no_step_within_the_step_limit_loses_its_slot(finished: Cli, tmp_path: Path) -> None:
+    cli = copy_of(finished, tmp_path / "hung")
+    done = cli.run(*CONFIRM, "--seeds", "1", "--slots", "1", "--step-limit", "0.0001")
+    assert done.returncode == 5, done.stderr
+    assert "nothing could be retrained: trial 0 on seed 1: no step for 0.0001 s" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("--top", "0"), "--top 0: give a number of trials from 1"),
         (("--prefer", "smalest-within 1%"), "did you mean 'smallest-within'"),
         (("--seeds", "0"), "--seeds 0: give a number of seeds from 1"),
+        (("--step-limit", "soon"), "--step-limit soon: give a number of seconds above 0"),
         (("--slots", "none"), "--slots none: give a whole number"),
         (("--study", "tinny"), "did you mean 'tiny'"),
         (("--device", "gpu"), "--device gpu: use auto"),

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from hpsearch.console import LiveView, PlainLines
-from hpsearch.storage.records import BudgetRecord, StudyRecord, TrialRecord, TrialState
+from hpsearch.storage.records import BudgetRecord, PauseKind, StudyRecord, TrialRecord, TrialState
 from hpsearch.training.events import EvalPoint, Progress
 
 STUDY = StudyRecord(
@@ -152,7 +152,7 @@ def halved(view: LiveView | PlainLines) -> None:
         view.started(trial(number), "slot-0", 0)
     view.ended(trial(0, TrialState.COMPLETE, 6.0), None)
     for number in (1, 2):
-        view.ended(trial(number, TrialState.PAUSED), None)
+        view.ended(trial(number).paused(PauseKind.BY_SCHEDULER, "not in the best part"), None)
     view.started(trial(1), "slot-0", 200)
 
 
@@ -174,6 +174,13 @@ def test_trials_that_are_set_aside_are_counted_and_no_time_is_guessed_meanwhile(
 def test_plain_lines_count_what_is_set_aside_too(capsys: pytest.CaptureFixture[str]) -> None:
     halved(PlainLines(1))
     assert "1 ended, 2 set aside of 20 trials (1 complete, 0 pruned, 0 failed)\n" in capsys.readouterr().err
+
+
+def test_an_interrupted_trial_is_not_counted_as_paused_by_the_scheduler(capsys: pytest.CaptureFixture[str]) -> None:
+    view = PlainLines(1)
+    interrupted = trial(1).paused(PauseKind.INTERRUPTED, "interrupted")
+    view.opened(HALVING, [trial(0, TrialState.COMPLETE, 6.0), interrupted, trial(2).paused(PauseKind.BY_SCHEDULER, "halving")])
+    assert "resumed: 1 ended, 1 set aside of 20 trials" in capsys.readouterr().err
 
 
 def test_the_best_of_the_view_breaks_no_constraint() -> None:

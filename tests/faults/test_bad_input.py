@@ -196,8 +196,8 @@ PROMISED: Rows = {
     ),
     "missing driver (names the extra to install)": (
         # Python finds these first, and no driver in them.
-        storage("postgresql://u:w0rd@h/d", "***", "pip install 'hpsearch[postgresql]'", psycopg_py="raise ImportError"),
-        storage("mysql://u:w0rd@h/d", "***", "pip install 'hpsearch[mysql]'", pymysql_py="raise ImportError"),
+        storage("postgresql://u:w0rd@h/d", "***", "'.[postgresql]'", psycopg_py="raise ImportError"),
+        storage("mysql://u:w0rd@h/d", "***", "run: pip install -c constraints.txt '.[mysql]'", pymysql_py="raise ImportError"),
     ),
     "missing folder": storage("sqlite:///no/such/x.db", "no/such", "does not exist", "create it"),
     "a file that is no database": storage("sqlite:///n.db", "n.db", "not a", "name another", n_db="this is text\n" * 400),

@@ -163,6 +163,13 @@ def test_a_hung_trainer_is_ended_and_its_trial_fails_in_the_end(tune: Tune) -> N
         tune(own_trainers.sleeps, trials=1, slots=1, step_limit=0.2)
 
 
+def test_the_step_limit_holds_for_the_confirmation_too(tune: Tune) -> None:
+    study = tune(own_trainers.sleeps_once_when_confirmed, trials=1, confirm=True, top=1, seeds=1, step_limit=0.5)
+    assert study.confirmation is not None
+    assert study.confirmation.of(0).values == {1: 0.5}  # type: ignore[union-attr]
+    assert (study.folder / "confirm" / "0000-1" / "stacks.txt").exists()
+
+
 def test_the_best_is_confirmed_on_fresh_seeds(tune: Tune) -> None:
     study = tune(own_trainers.curve, trials=4, confirm=True, top=1, seeds=2)
     verdict = study.confirmation

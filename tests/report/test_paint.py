@@ -81,4 +81,4 @@ def test_without_matplotlib_the_extra_is_named() -> None:
         "from hpsearch.report.static_figures import require_painter\nrequire_painter('json')\nrequire_painter('png')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'hpsearch[figures]', or use json" in done.stderr
+    assert "use json, or in the checkout of hpsearch, run: pip install -c constraints.txt '.[figures]'" in done.stderr

@@ -7,7 +7,7 @@ import pytest
 from hpsearch.errors import BadInput
 from hpsearch.results.preference import Preference, parse_preference, pick
 from hpsearch.results.view import StudyView, status_dict
-from hpsearch.storage.records import TrialRecord, TrialState
+from hpsearch.storage.records import EndReason, TrialRecord, TrialState
 
 
 def trial(number: int, values: tuple[float, ...], size: int, seconds: float = 1.0, **changes: object) -> TrialRecord:
@@ -32,7 +32,7 @@ def few(view: StudyView) -> StudyView:
         trial(1, (2.00,), 900, 5.0),
         trial(2, (2.018,), 300, 8.0),
         trial(3, (2.10,), 100, 2.0),
-        trial(4, (1.50,), 10, 0.1, reason="infeasible: too slow"),
+        trial(4, (1.50,), 10, 0.1, end_reason=EndReason.INFEASIBLE),
         trial(5, (1.50,), 10, 0.1, constraints={"memory_bytes": 0.2}),
     ]
     return StudyView(view.study, trials)

@@ -18,6 +18,8 @@ from hpsearch.storage.records import (
     AttemptRecord,
     ConfirmationRecord,
     DecisionRecord,
+    EndReason,
+    PauseKind,
     PointRecord,
     TrialRecord,
     TrialState,
@@ -81,10 +83,10 @@ def test_best_is_the_lowest_finite_value_of_a_complete_feasible_trial(view: Stud
         {"values": (0.0,), "state": TrialState.PRUNED},
         {"values": (0.0,), "state": TrialState.FAILED},
         {"values": (0.0,), "state": TrialState.RUNNING},
-        {"values": (0.0,), "reason": "infeasible: 7,340,032 parameters, at most 5,000,000"},
+        {"values": (0.0,), "end_reason": EndReason.INFEASIBLE},
     ):
         assert with_trial(view, 5, **changes).best == view.best, changes
-    assert with_trial(view, 5, values=(0.0,), state=TrialState.COMPLETE, reason="").best.number == 5  # type: ignore[union-attr]
+    assert with_trial(view, 5, values=(0.0,), state=TrialState.COMPLETE, end_reason=EndReason.COMPLETED).best.number == 5  # type: ignore[union-attr]
 
 
 def test_of_two_equal_trials_the_earlier_is_best(view: StudyView) -> None:
@@ -148,7 +150,12 @@ def test_a_trial_in_json_has_the_documented_keys_and_no_nan(view: StudyView) -> 
     broken = replace(view.trials[0], values=(math.nan,), metrics={"val_loss": math.inf})
     document = json.loads(json.dumps(trial_dict(broken), allow_nan=False))
     documented = {"number", "state", "value", "values", "config", "rung", "tokens", "flops", "seconds", "reason", "proposed_by"}
-    assert documented | {"attempts"} <= set(document)
+    assert documented | {"attempts", "end_reason", "pause_kind"} <= set(document)
+    assert (document["end_reason"], document["pause_kind"]) == (None, None)
+    ended = trial_dict(broken.ended(TrialState.PRUNED, EndReason.NOT_PROMOTED, "not among the best 3 of 9"))
+    assert json.loads(json.dumps(ended))["end_reason"] == "not_promoted"
+    paused = json.loads(json.dumps(trial_dict(broken.paused(PauseKind.INTERRUPTED, "interrupted"))))
+    assert (paused["state"], paused["end_reason"], paused["pause_kind"]) == ("paused", None, "interrupted")
     assert (document["value"], document["values"], document["state"]) == (None, [None], "complete")
     assert document["config"]["learning_rate"] == 3e-4
 

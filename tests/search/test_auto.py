@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from hpsearch.sampling.auto import MUTATIONS, START_UP, WIDTH, evidence, near
-from hpsearch.sampling.imputation import DIVERGED, median_final
+from hpsearch.sampling.imputation import median_final
 from hpsearch.sampling.samplers import PROPOSED_BY, enqueue_baseline, make_sampler, suggest
 from hpsearch.space.load import parse_space
 from hpsearch.space.parameters import Choices, Range, Searched
@@ -213,7 +213,7 @@ def test_the_signal_of_unfinished_trials_is_not_lost() -> None:
             ended(TrialState.COMPLETE, 2.5, {1: 5.0, 2: 3.0, 3: 2.5}),
             ended(TrialState.COMPLETE, 3.0, {1: 6.0, 2: 4.0, 3: 3.0}),
             ended(TrialState.PRUNED, None, {1: 7.0, 2: 5.0}),
-            ended(TrialState.PRUNED, None, {1: 3.0}, reason=f"{DIVERGED}: the loss is not finite"),
+            ended(TrialState.PRUNED, None, {1: 3.0}, end_reason="diverged"),
             ended(TrialState.PRUNED, None, {}),
             ended(TrialState.FAIL, None, {1: 1.0}),
             ended(TrialState.RUNNING, None, {1: 4.5}),
@@ -242,7 +242,7 @@ def test_while_no_trial_is_complete_they_are_compared_where_all_have_been() -> N
         [
             ended(TrialState.RUNNING, None, {1: 5.0, 2: 4.0}),
             ended(TrialState.RUNNING, None, {1: 4.5}),
-            ended(TrialState.PRUNED, None, {1: 9.0}, reason=f"{DIVERGED}: the loss is not finite"),
+            ended(TrialState.PRUNED, None, {1: 9.0}, end_reason="diverged"),
             ended(TrialState.RUNNING, None, {}),
         ]
     )

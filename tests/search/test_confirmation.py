@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,30 @@ from hpsearch.data.batches import train_batch
 from hpsearch.data.corpus import open_corpus
 from hpsearch.errors import BadInput, StudyOwned
 from hpsearch.execution.local_executor import LocalExecutor
+from hpsearch.execution.protocol import Died, Ended, Executor, SlotMessage
 from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import ConfirmationRecord, Owner, TrialRecord, TrialState
 from hpsearch.tuning.confirmation import Confirmation, Retraining, confirmable, fresh_seeds, left_to_do
 from hpsearch.tuning.lease import LEASE_S
 from hpsearch.tuning.study import Study
+
+
+class LosesNodes:
+    """Passes on what `executor` does, but for the ends of its first jobs: instead, their nodes are lost."""
+
+    def __init__(self, executor: LocalExecutor, times: int) -> None:
+        self._executor, self._left = executor, times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def messages(self, timeout_s: float) -> list[SlotMessage]:
+        found = self._executor.messages(timeout_s)
+        for index, message in enumerate(found):
+            if self._left and isinstance(message.body, Ended):
+                self._left -= 1
+                found[index] = replace(message, body=Died(None, "its node left the cluster (a)"))
+        return found
 
 
 def retrain(
@@ -30,12 +50,15 @@ def retrain(
     slots: int = 2,
     owner: Owner | None = None,
     say: Callable[[Confirmation, str], None] | None = None,
+    lost: int = 0,
+    step_limit_s: float = 600.0,
 ) -> tuple[Confirmation, bool]:
     holder = owner or this_process()
     if owner is None:
         study.store.acquire(study.record.id, holder, LEASE_S)
     try:
-        with closing(LocalExecutor(slots, 1, trainer=f"confirm_trainers:{trainer}")) as executor:
+        with closing(LocalExecutor(slots, 1, trainer=f"confirm_trainers:{trainer}")) as processes:
+            executor: Executor = LosesNodes(processes, lost) if lost else processes
             confirmation = Confirmation(
                 study.store,
                 study.record,
@@ -45,6 +68,7 @@ def retrain(
                 study.cache_dir,
                 ("cpu",),
                 lambda text: say(confirmation, text) if say else None,
+                step_limit_s=step_limit_s,
             )
             return confirmation, confirmation.run(work)
     finally:
@@ -135,6 +159,41 @@ def test_faults_cost_an_attempt_a_divergence_is_a_result_and_a_bug_is_told(study
     assert (study.folder / "confirm" / "0000-4" / "attempts").read_text() == "2\n"
     confirmation, _ = retrain(study, left_to_do(trials[:1], [5], []), "eventful", slots=1)
     assert confirmation.failures, "what failed is tried again"
+
+
+def test_lost_nodes_do_not_count_against_a_retraining_as_its_own_deaths_do(study: Study, trials: list[TrialRecord]) -> None:
+    heard: list[str] = []
+    work = left_to_do(trials[:1], [1], [])
+    confirmation, whole = retrain(study, work, slots=1, lost=3, say=lambda _, text: heard.append(text))
+    assert (whole, confirmation.failures) == (True, [])
+    assert heard.count("trial 0 on seed 1: its node left the cluster (a); it goes on from its last checkpoint") == 3
+    assert set(found(study)) == {(0, 1)}
+    confirmation, whole = retrain(study, left_to_do(trials[:1], [2], []), slots=1, lost=20)
+    assert (whole, confirmation.failures) == (False, ["trial 0 on seed 2: its node left the cluster (a)"])
+
+
+def test_a_retraining_that_kills_its_slot_three_times_is_given_up(study: Study, trials: list[TrialRecord]) -> None:
+    confirmation, whole = retrain(study, left_to_do(trials[:1], [1], []), "kills_its_process", slots=1)
+    assert (whole, confirmation.failures) == (False, ["trial 0 on seed 1: killed by signal 9"])
+
+
+def test_after_memory_was_short_parts_are_smaller_than_those_the_loop_had_chosen(
+    study: Study, trials: list[TrialRecord]
+) -> None:
+    large = [replace(trials[0], config=trials[0].config | {"batch_size": 48})]
+    confirmation, whole = retrain(study, left_to_do(large, [1, 2], []), "needs_many_parts")
+    assert not whole
+    assert set(found(study)) == {(0, 1)}
+    assert confirmation.failures == ["trial 0 on seed 2: OutOfMemory: too much"]
+    parts = {seed: (study.folder / "confirm" / f"0000-{seed}" / "parts").read_text().split() for seed in (1, 2)}
+    assert parts == {1: ["8", "32"], 2: ["8", "32", "48"]}, "no more parts than the batch has sequences"
+
+
+def test_a_retraining_that_hangs_goes_on_in_another_slot(study: Study, trials: list[TrialRecord]) -> None:
+    _, whole = retrain(study, left_to_do(trials[:1], [1], []), "hangs_once", slots=1, step_limit_s=2.0)
+    assert whole
+    assert (study.folder / "confirm" / "0000-1" / "attempts").read_text() == "2\n"
+    assert (study.folder / "confirm" / "0000-1" / "stacks.txt").exists()
 
 
 def test_a_stop_pauses_the_runs_and_the_same_call_goes_on(study: Study, trials: list[TrialRecord]) -> None:

@@ -22,7 +22,7 @@ from waiting import wait_for
 
 from hpsearch.errors import BadInput, StoppedForNow, StudyGone, StudyOwned
 from hpsearch.storage.leases import this_process
-from hpsearch.storage.records import Owner, TrialRecord, TrialState
+from hpsearch.storage.records import EndReason, Owner, PauseKind, TrialRecord, TrialState
 from hpsearch.storage.upsert import Record
 from hpsearch.tuning.coordinator import Coordinator
 from hpsearch.tuning.lease import lease_kept
@@ -63,6 +63,7 @@ def test_a_study_reaches_its_total_and_the_baseline_is_trial_0(toys: Toys) -> No
     assert first.proposed_by == "prior"
     assert first.value == pytest.approx(1e-3 + 1 / 4)
     assert first.sample == "words"
+    assert {trial.end_reason for trial in study.store.trials(study.record.id) if trial.reason == ""} == {EndReason.COMPLETED}
     points = study.store.points(study.record.id, 0)
     assert [(point.rung, point.iteration) for point in points] == [(1, 1), (2, 2), (3, 3), (4, 4)]
     assert study.optuna.trials[0].intermediate_values == {point.rung: point.metrics["val_bpb"] for point in points}
@@ -95,6 +96,8 @@ def test_bad_trials_are_pruned_with_their_reason(toys: Toys) -> None:
     counts = states(study)
     assert counts["pruned"] >= 3
     pruned = next(trial for trial in study.store.trials(study.record.id) if trial.state is TrialState.PRUNED)
+    assert pruned.end_reason is EndReason.PRUNED_BY_PRUNER
+    assert study.optuna.trials[pruned.number].user_attrs["end_reason"] == "pruned_by_pruner"
     assert pruned.reason.startswith(f"median pruner at rung {pruned.rung} of 4")
     assert re.search(r", where the median of \d+ complete trials is \d", pruned.reason)
     assert not (study.trial_folder(pruned.number) / "checkpoints").exists()
@@ -110,6 +113,7 @@ def test_a_stopped_study_goes_on_with_the_same_numbers_from_its_checkpoints(toys
     paused = [trial for trial in study.store.trials(study.record.id) if trial.state is TrialState.PAUSED]
     assert paused
     assert all(trial.reason == "interrupted" for trial in paused)
+    assert {trial.pause_kind for trial in paused} == {PauseKind.INTERRUPTED}
     study, _ = toys.run(40, trainer="curve")
     require_consistent(study, 40)
     for trial in paused:
@@ -156,6 +160,7 @@ def test_a_crash_between_telling_an_outcome_and_noting_that_tells_it_once(toys: 
     require_consistent(study, 3)
     failed = study.store.trial(study.record.id, 1)
     assert (failed.state, failed.told) == (TrialState.FAILED, True)
+    assert failed.end_reason is EndReason.FAILED
     assert study.optuna.trials[1].user_attrs["reason"] == failed.reason
 
 
@@ -184,7 +189,7 @@ def test_a_trial_that_kills_its_slot_three_times_is_poisoned_and_the_study_goes_
     study, _ = toys.run(4, trainer="poisons_the_second_trial")
     require_consistent(study, 4)
     poisoned = study.store.trial(study.record.id, 1)
-    assert poisoned.state is TrialState.FAILED
+    assert (poisoned.state, poisoned.end_reason) == (TrialState.FAILED, EndReason.POISONED)
     assert poisoned.reason == "poisoned: its slot died 3 times, the last time killed by signal 9"
     assert states(study)["complete"] == 3
 
@@ -203,6 +208,7 @@ def test_a_diverged_trial_is_pruned_and_never_best(toys: Toys) -> None:
     diverged = [trial for trial in study.store.trials(study.record.id) if trial.reason.startswith("diverged: loss is nan")]
     assert diverged
     assert all(trial.state is TrialState.PRUNED for trial in diverged)
+    assert [trial for trial in study.store.trials(study.record.id) if trial.end_reason is EndReason.DIVERGED] == diverged
     assert study.optuna.best_trial.params["learning_rate"] <= 1e-3
 
 
@@ -412,6 +418,7 @@ def test_a_trial_that_another_program_ended_does_not_stop_the_study_for_ever(toy
     study, _ = toys.run(30)
     require_consistent(study, 30)
     assert study.store.trial(study.record.id, paused.number).reason == "ended by another program"
+    assert study.store.trial(study.record.id, paused.number).end_reason is EndReason.ENDED_ELSEWHERE
 
 
 def test_a_stop_that_comes_when_all_is_done_does_not_undo_it(toys: Toys) -> None:

@@ -17,7 +17,7 @@ from hpsearch.sampling.auto import evidence
 from hpsearch.sampling.imputation import SO_FAR
 from hpsearch.scheduling.schedulers import make_scheduler
 from hpsearch.storage.leases import this_process
-from hpsearch.storage.records import TrialRecord, TrialState
+from hpsearch.storage.records import EndReason, PauseKind, TrialRecord, TrialState
 from hpsearch.tuning.coordinator import Coordinator
 from hpsearch.tuning.early_stopping import Judge
 from hpsearch.tuning.stopping import Limits
@@ -47,6 +47,7 @@ def test_halving_sets_trials_aside_promotes_some_and_ends_the_others_with_their_
     left = [trial for trial in trials(study) if trial.state is TrialState.PRUNED]
     assert left
     assert all("never promoted" in trial.reason and trial.rung < 4 for trial in left)
+    assert {trial.end_reason for trial in left} == {EndReason.NOT_PROMOTED}
     best = min(trials(study), key=lambda trial: float(trial.config["learning_rate"]))
     assert best.state is TrialState.COMPLETE, "the curves are ordered by learning rate from the first rung on"
 
@@ -126,6 +127,8 @@ def test_requests_from_another_terminal_are_obeyed_once(toys: Toys) -> None:
     study, ended = toys.run(400, trainer="slow_curve", sampler="random", pruner="none", meanwhile=ask)
     assert ended == ""
     assert trials(study)[0].reason in ("pruned by hand", ""), "it may have been over"
+    by_hand = trials(study)[0].reason == "pruned by hand"
+    assert trials(study)[0].end_reason is (EndReason.PRUNED_BY_HAND if by_hand else EndReason.COMPLETED)
     assert any(trial.proposed_by == "enqueued" and trial.config["learning_rate"] == 5e-3 for trial in trials(study))
     assert study.store.requests(study.record.id) == []
 
@@ -134,7 +137,7 @@ def test_a_trial_that_is_short_of_memory_is_tried_in_parts_and_then_infeasible(t
     study, _ = toys.run(4, trainer="short_of_memory", sampler="random", pruner="none")
     require_ended(study, 4)
     never, once = trials(study)[1], trials(study)[2]
-    assert never.state is TrialState.PRUNED
+    assert (never.state, never.end_reason) == (TrialState.PRUNED, EndReason.OUT_OF_MEMORY)
     assert "out of memory" in never.reason
     assert never.constraints["memory_bytes"] > 0
     assert not never.feasible
@@ -158,12 +161,22 @@ def test_a_trial_that_takes_longer_than_allowed_ends_there_as_infeasible(toys: T
     for trial in trials(study):
         # The trainer says 0.01 s for each evaluation.
         assert (trial.state, trial.rung) == (TrialState.PRUNED, 3)
+        assert trial.end_reason is EndReason.INFEASIBLE
         assert trial.reason == "infeasible: train_seconds is 0.03 and constrained to at most 0.02"
         assert trial.constraints["train_seconds"] == pytest.approx(0.5)
     assert all(frozen.constraints["train_seconds"] > 0 for frozen in study.optuna.trials)
     study, _ = toys.run(2, slots=1, name="at the end".replace(" ", "-"), text=text.replace("0.02", "0.035"), pruner="none")
     assert [(trial.state, trial.feasible) for trial in trials(study)] == [(TrialState.COMPLETE, False)] * 2
     assert trials(study)[0].reason.startswith("infeasible: train_seconds is 0.04")
+    assert {trial.end_reason for trial in trials(study)} == {EndReason.INFEASIBLE}
+
+
+def test_a_time_that_is_too_short_so_far_ends_no_trial_before_its_end(toys: Toys) -> None:
+    text = SPACE + "constraints:\n  train_seconds: {min: 0.03}\n"
+    study, _ = toys.run(2, slots=1, text=text, pruner="none")
+    assert [(trial.state, trial.rung, trial.end_reason) for trial in trials(study)] == [
+        (TrialState.COMPLETE, 4, EndReason.COMPLETED)
+    ] * 2
 
 
 def test_with_several_objectives_only_the_scheduler_sets_trials_aside(toys: Toys) -> None:
@@ -215,6 +228,8 @@ def test_patience_counts_what_was_set_aside_before_an_interruption(toys: Toys) -
         meanwhile=toys.stop_when(three_aside),
     )
     assert ended == ""
+    kinds = {trial.pause_kind for trial in trials(study) if trial.state is TrialState.PAUSED}
+    assert PauseKind.BY_SCHEDULER in kinds <= {PauseKind.BY_SCHEDULER, PauseKind.INTERRUPTED}
     before = len(trials(study))
     study, ended = toys.run(60, slots=1, scheduler="halving_only", sampler="random", limits=Limits(patience=3))
     assert "no better trial among the last" in ended

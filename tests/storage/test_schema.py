@@ -14,21 +14,23 @@ from pathlib import Path
 
 import optuna
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, insert, inspect, text
 
 import hpsearch.storage
 from hpsearch.errors import BadInput, StorageUnreachable
-from hpsearch.storage import schema
+from hpsearch.storage import schema, tables
 from hpsearch.storage.engine import make_engine
 from hpsearch.storage.optuna_storage import optuna_storage
-from hpsearch.storage.records import StudyRecord
+from hpsearch.storage.records import EndReason, PauseKind, StudyRecord, TrialState
 from hpsearch.storage.store import Store
 from hpsearch.storage.tables import REVISION, VERSION_TABLE, metadata
 from hpsearch.storage.transactions import Database
+from hpsearch.storage.upsert import row_of
 from hpsearch.storage.urls import parse_url
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -84,6 +86,20 @@ def stamp(url: str, revision: str) -> None:
     database = Database(make_engine(url))
     statement = text(f"UPDATE {VERSION_TABLE} SET version_num = :revision").bindparams(revision=revision)
     database.write(lambda connection: connection.execute(statement))
+    database.engine.dispose()
+
+
+def migrate(url: str, revision: str) -> None:
+    """Our tables as an older program made them."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(hpsearch.storage.__path__[0]) / "migrations"))
+    database = Database(make_engine(url))
+
+    def run(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    database.write(run)
     database.engine.dispose()
 
 
@@ -176,6 +192,79 @@ def test_upgrading_an_unknown_schema_is_refused(storage_url: str, store: Store, 
     stamp(storage_url, revision)
     with pytest.raises(BadInput, match=reason):
         schema.upgrade(storage_url)
+
+
+SENTENCES = [
+    ("complete", "", "completed"),
+    ("complete", "infeasible: train_seconds is 41 and constrained to at most 30", "infeasible"),
+    ("pruned", "infeasible: train_seconds is 31 and constrained to at most 30", "infeasible"),
+    ("pruned", "diverged: loss was nan at step 7", "diverged"),
+    ("pruned", "diverged: the final evaluation is not finite", "diverged"),
+    ("pruned", "median pruner at rung 2 of 4: 8.1, where the median of 9 complete trials is 2.7", "pruned_by_pruner"),
+    ("pruned", "0.4 % chance to beat the best (2.1, trial 7): 3.1 ± 0.2 expected of 3.3 at 40 %", "pruned_by_scheduler"),
+    ("pruned", "paused at rung 2, never promoted: 2.9 is place 5 of 9", "not_promoted"),
+    ("pruned", "pruned by hand", "pruned_by_hand"),
+    ("pruned", "out of memory, also with each batch in 4 parts: too much", "out_of_memory"),
+    ("failed", "ValueError: infeasible is what I say", "failed"),
+    ("failed", "diverged is what a program said of itself", "failed"),
+    ("failed", "poisoned: its slot died 3 times, the last time killed by signal 9", "poisoned"),
+    ("failed", "ended by another program", "ended_elsewhere"),
+    ("failed", "d_model (65) must be a multiple of num_heads (2)", "bad_config"),
+    ("running", "", None),
+]
+"""State, the sentence that programs of revision 0003 stored, and what it means."""
+PAUSES = [
+    ("interrupted", [], "interrupted"),
+    ("place 3 of 4", [("pause", 5.0)], "by_scheduler"),
+    ("interrupted", [("pause", 5.0), ("promote", 6.0)], "interrupted"),
+    ("place 3 of 4", [("pause", 5.0), ("promote", 6.0), ("pause", 7.0)], "by_scheduler"),
+    ("slot lost: killed by signal 9", [], "between_slots"),
+    ("out of memory: goes on with each batch in 4 parts", [], "between_slots"),
+]
+"""The sentence, what the scheduler decided and when, and what it means."""
+
+
+def test_an_upgrade_reads_the_ends_and_pauses_of_older_trials_from_their_sentences_once(
+    storage_url: str, study_record: StudyRecord
+) -> None:
+    migrate(storage_url, "0003")
+    storage = optuna_storage(storage_url)
+    theirs = {name: optuna.create_study(storage=storage, study_name=name) for name in (study_record.name, "another")}
+    empty: dict[str, object] = {"params": {}, "config": {}, "metrics": {}, "proposed_by": "tpe", "sample": "", "told": True}
+    empty |= dict.fromkeys(("rung", "iteration", "tokens", "num_parameters"), 0)
+    kept = {key: value for key, value in row_of(study_record).items() if key != "id"}
+    rows = [
+        {"state": TrialState(state), "reason": reason, "attempts": 0 if word == "bad_config" else 1}
+        for state, reason, word in SENTENCES
+    ]
+    rows += [{"state": TrialState.PAUSED, "reason": reason, "attempts": 1} for reason, _, _ in PAUSES]
+
+    def fill(connection: Connection) -> None:
+        connection.execute(insert(tables.studies).values(kept | {"id": 1, "folder": "0001-lm", "created_at": 1.0}))
+        for number, row in enumerate(rows):
+            connection.execute(insert(tables.trials).values(empty | row | {"study_id": 1, "number": number}))
+        for number, (_, decisions, _) in enumerate(PAUSES, len(SENTENCES)):
+            for rung, (action, at) in enumerate(decisions):
+                decision = {"action": action, "at": at, "rung": rung, "reason": "", "decided_by": "halving"}
+                connection.execute(insert(tables.decisions).values(decision | {"study_id": 1, "trial_number": number}))
+
+    database = Database(make_engine(storage_url))
+    database.write(fill)
+    database.engine.dispose()
+    for study in theirs.values():
+        for row in rows:
+            study.ask().set_user_attr("reason", row["reason"])
+    assert schema.upgrade(storage_url) == ("0003", REVISION)
+    with Store.open(storage_url, create=False) as store:
+        found = store.trials(1)
+    ends = [None if word is None else EndReason(word) for _, _, word in SENTENCES] + [None] * len(PAUSES)
+    assert [trial.end_reason for trial in found] == ends
+    assert [trial.pause_kind for trial in found] == [None] * len(SENTENCES) + [PauseKind(word) for _, _, word in PAUSES]
+    told = [trial.user_attrs.get("end_reason") for trial in theirs[study_record.name].trials]
+    assert [number for number, word in enumerate(told) if word] == [3, 4], "samplers see which ones diverged"
+    assert set(told) == {None, "diverged"}
+    assert not any("end_reason" in trial.user_attrs for trial in theirs["another"].trials), "another program's study"
+    storage.engine.dispose()
 
 
 def test_upgrading_a_database_without_studies_is_refused(sqlite_url: str, tmp_path: Path) -> None:

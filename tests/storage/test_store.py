@@ -17,6 +17,8 @@ from hpsearch.storage.records import (
     AttemptRecord,
     CheckpointRecord,
     DecisionRecord,
+    EndReason,
+    PauseKind,
     PointRecord,
     StudyRecord,
     TrialRecord,
@@ -116,10 +118,35 @@ def test_a_trial_comes_back_as_it_was_given(store: Store, study: StudyRecord, to
         started_at=1.5,
         ended_at=2.5,
         told=True,
+        end_reason=EndReason.COMPLETED,
     )
     store.add_trial(study.id, trial, token=token)
     assert store.trial(study.id, 3) == trial
     assert store.trials(study.id) == [trial]
+
+
+@pytest.mark.parametrize("end_reason", EndReason)
+def test_each_end_comes_back_as_it_was_given(
+    store: Store, study: StudyRecord, token: str, make_trial: Trial, end_reason: EndReason
+) -> None:
+    ended = make_trial(0).ended(TrialState.PRUNED, end_reason, "in a sentence")
+    store.add_trial(study.id, ended, token=token)
+    (found,) = store.outlines(study.id)
+    assert (found.end_reason, store.trial(study.id, 0).end_reason) == (end_reason, end_reason)
+    assert found.feasible == (end_reason is not EndReason.INFEASIBLE)
+
+
+@pytest.mark.parametrize("kind", PauseKind)
+def test_each_pause_comes_back_as_it_was_given_and_ends_with_the_trial(
+    store: Store, study: StudyRecord, token: str, make_trial: Trial, kind: PauseKind
+) -> None:
+    paused = make_trial(0).paused(kind, "in a sentence")
+    store.add_trial(study.id, paused, token=token)
+    found = store.trial(study.id, 0)
+    assert (found.state, found.pause_kind, found.end_reason) == (TrialState.PAUSED, kind, None)
+    store.update_trial(study.id, found.ended(TrialState.PRUNED, EndReason.PRUNED_BY_HAND), token=token)
+    found = store.trial(study.id, 0)
+    assert (found.state, found.pause_kind, found.end_reason) == (TrialState.PRUNED, None, EndReason.PRUNED_BY_HAND)
 
 
 def test_the_database_fills_the_times_of_a_trial(store: Store, study: StudyRecord, token: str, make_trial: Trial) -> None:

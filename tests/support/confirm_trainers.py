@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
-from toy_trainers import Run, point, steps_until_told
+from toy_trainers import Run, kills_its_process, point, steps_until_told  # noqa: F401 - one is for tests
 
 from hpsearch.execution.protocol import TrialTask
 from hpsearch.training.events import Answer, Outcome, TrainResult
+from hpsearch.training.memory import OutOfMemory
 
 
 def by_seed(task: TrialTask) -> Run:
@@ -37,6 +39,26 @@ def eventful(task: TrialTask) -> Run:
         raise MemoryError("too much")
     if seed == 5:
         raise ValueError("a bug")
+    return (yield from by_seed(task))
+
+
+def needs_many_parts(task: TrialTask) -> Run:
+    """The loop chooses 8 parts, of which none fits; memory is enough for 32 parts, and on seed 2 for nothing."""
+    parts = task.micro_batches or 8
+    with (task.folder / "parts").open("a") as file:
+        file.write(f"{parts}\n")
+    if parts < 32 or task.config["seed"] == 2:
+        raise OutOfMemory("too much", 1, parts)
+    return (yield from by_seed(task))
+
+
+def hangs_once(task: TrialTask) -> Run:
+    """The first attempt takes no step after its first evaluation."""
+    marker = task.folder / "hung"
+    if not marker.exists():
+        marker.touch()
+        yield point(1, 9.0)
+        time.sleep(1000)
     return (yield from by_seed(task))
 
 

@@ -157,6 +157,16 @@ def sleeps(config: dict[str, Any], run: Run) -> Said:
     yield None
 
 
+def sleeps_once_when_confirmed(config: dict[str, Any], run: Run) -> Said:
+    """Takes no step after the first one on a fresh seed, the first time."""
+    marker = run.folder / "slept"
+    yield Evaluation(4, 1.0)
+    if run.seed and not marker.exists():
+        marker.touch()
+        time.sleep(1000)
+    yield Evaluation(8, 0.5)
+
+
 def has_children(config: dict[str, Any], run: Run) -> Said:
     """Nothing to do with slots: a child of its own."""
     subprocess.run([sys.executable, "-c", "pass"], check=True)

@@ -107,7 +107,7 @@ def test_a_whole_interval_means_what_it_always_meant(max_iters: int, interval: i
     assert [step for step in range(max_iters + 1) if evaluation_due(step, run)] == [*before, max_iters]
 
 
-@pytest.mark.parametrize(("steps", "count"), [(1, 1), (9, 9), (10, 10), (19, 10), (57, 10), (100, 10), (10**16, 10)])
+@pytest.mark.parametrize(("steps", "count"), [(1, 1), (9, 9), (10, 10), (19, 10), (57, 10), (100, 10), (10**15, 10)])
 def test_a_run_without_a_budget_evaluates_ten_times_or_after_each_step(steps: int, count: int) -> None:
     assert evaluations(config(max_iters=steps)) == count
 
