@@ -22,7 +22,7 @@ from hpsearch.results.formatting import described, duration
 from hpsearch.results.sparkline import BLOCKS, levels_for, sparkline
 from hpsearch.results.view import StudyView
 from hpsearch.storage.records import PauseKind, StudyRecord, TrialRecord, TrialState
-from hpsearch.text import TOLD, printable, shortened
+from hpsearch.text import TOLD, measured, printable, shortened
 from hpsearch.training.events import EvalPoint, Progress
 
 WIDE = 90
@@ -121,7 +121,11 @@ class PlainLines:
         assert self._tally.study is not None
         name = self._tally.study.objectives[0]
         value = point.metrics.get(name)
-        shown = f"{name} {value:.4f}" if value is not None else f"val_loss {point.metrics.get('val_loss', math.nan):.4f}"
+        shown = (
+            f"{name} {measured(value)}"
+            if value is not None
+            else f"val_loss {measured(point.metrics.get('val_loss', math.nan))}"
+        )
         pace = f"step {point.iteration}" if self._tally.study.own else f"{point.tokens_per_s:,.0f} tokens/s"
         self._say(f"trial {trial.number} rung {point.rung}/{self._tally.study.budget.evaluations} {shown} ({pace})")
 
@@ -131,7 +135,7 @@ class PlainLines:
         self._say(ending(trial, self._tally.study.objectives[0]))
         counts = self._tally.counts
         parts = [f"{counts[state]} {state}" for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)]
-        so_far = f"; best trial {best.number}: {best.value:.4f}" if best and best.value is not None else ""
+        so_far = f"; best trial {best.number}: {measured(best.value)}" if best and best.value is not None else ""
         left = self._tally.remaining_s(0.0)
         eta = f"; about {duration(left)} left" if left else ""
         self._say(f"{self._tally.stands} ({', '.join(parts)}){so_far}{eta}")
@@ -156,7 +160,7 @@ def say(text: str) -> None:
 
 def ending(trial: TrialRecord, objective: str) -> str:
     """How a trial ended, in one line, with as much of its reason as people read."""
-    value = f" {objective} {trial.value:.4f}" if trial.value is not None else ""
+    value = f" {objective} {measured(trial.value)}" if trial.value is not None else ""
     reason = f" ({shortened(trial.reason, TOLD)})" if trial.reason else ""
     return f"trial {trial.number} {trial.state}{value}{reason}"
 
@@ -310,7 +314,7 @@ class LiveView:
                 str(number),
                 ProgressBar(total=1.0, completed=min(1.0, row.done)),
                 *([] if narrow else [f"{row.iteration}/{row.steps or '?'}"]),
-                none if row.value is None else f"{row.value:.4f}",
+                none if row.value is None else measured(row.value),
                 sparkline(row.curve, curve, self._levels),
             ]
             if compute:
@@ -325,8 +329,8 @@ class LiveView:
         line = Text.assemble(
             ("best", "bold green"),
             f" trial {self._best.number}: {printable(study.objectives[0])} ",
-            (f"{self._best.value:.4f}", "bold"),
+            (measured(self._best.value), "bold"),
         )
         if self._baseline is not None and self._baseline.value is not None and self._best.number != 0:
-            line.append(f" (trial 0, the baseline: {self._baseline.value:.4f})")
+            line.append(f" (trial 0, the baseline: {measured(self._baseline.value)})")
         return [line, Text(described(self._best.params), "green")]

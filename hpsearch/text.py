@@ -74,6 +74,14 @@ def message(text: str, longest: int = LONGEST_MESSAGE) -> str:
     return _cut(storable(_cut(text, longest)), longest)  # What is escaped grows.
 
 
+def measured(value: float) -> str:
+    """A measurement for the eye: four decimals, or four digits with an exponent where it is too small or too large for them."""
+    if value == 0 or 1e-3 <= abs(value) < 1e12:
+        return f"{value:.4f}"
+    mantissa, _, exponent = f"{value:.4g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
 def _cut(text: str, longest: int) -> str:
     half = (longest - len(CUT)) // 2
     return text if len(text) <= longest else text[:half] + CUT + text[-half:]

@@ -33,6 +33,7 @@ from hpsearch.cli.terminal import say, view
 from hpsearch.errors import BadInput, did_you_mean
 from hpsearch.files import write_atomically
 from hpsearch.scratch import temporary_folder
+from hpsearch.text import measured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +72,7 @@ def watch(
         return
     seen = StudyView.load(store, store.study(record.name), curves=False)
     if seen.best is not None and seen.best.value is not None:
-        print(f"best: trial {seen.best.number}, {seen.objective} {seen.best.value:.4f}: {described(seen.best.params)}")
+        print(f"best: trial {seen.best.number}, {seen.objective} {measured(seen.best.value)}: {described(seen.best.params)}")
     place = same_place(storage, studies_dir)
     say(f"study '{record.name}' {f'is finished: {reason}' if reason else f'is not worked on; {_go_on(record, place)}'}")
 

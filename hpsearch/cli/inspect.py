@@ -31,7 +31,7 @@ from hpsearch.cli.options import (
 from hpsearch.cli.terminal import print_table
 from hpsearch.errors import BadInput
 from hpsearch.files import write_atomically
-from hpsearch.text import TOLD, printable, shortened
+from hpsearch.text import TOLD, measured, printable, shortened
 
 if TYPE_CHECKING:
     from hpsearch.results.view import StudyView
@@ -99,8 +99,8 @@ def status(
         print(f"owner    running on {owner.host}, process {owner.pid}")
     else:
         print(f"owner    nobody works on it; {record.finished_reason or GOES_ON}")
-    if view.best is not None:
-        print(f"best     trial {view.best.number}: {record.objectives[0]} {view.best.value:.4f}")
+    if view.best is not None and view.best.value is not None:
+        print(f"best     trial {view.best.number}: {record.objectives[0]} {measured(view.best.value)}")
         print(f"         {described(view.best.params)}")
         for told in at_edge(view):
             print(f"         {told}")
@@ -111,7 +111,7 @@ def status(
             first, *rest = earlier.sentences(record)
             print(f"earlier  {first}", *(f"         {told}" for told in rest), sep="\n")
     if view.baseline is not None and view.baseline.value is not None:
-        print(f"baseline trial 0: {record.objectives[0]} {view.baseline.value:.4f}")
+        print(f"baseline trial 0: {record.objectives[0]} {measured(view.baseline.value)}")
     if len(record.objectives) > 1 and view.front:
         for index, trial in enumerate(view.front):
             print(f"{'' if index else 'front':9}trial {trial.number}: {told_values(view, trial)}")
@@ -249,7 +249,7 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
     from hpsearch.results.tables import Columns
 
     name = view.study.objectives[0]
-    value = f", {name} {trial.value:.4f}" if trial.value is not None else ""
+    value = f", {name} {measured(trial.value)}" if trial.value is not None else ""
     print(f"trial {trial.number} of '{view.study.name}': {trial.state}{value}; proposed by {trial.proposed_by}")
     if trial.reason:
         print(f"reason: {printable(trial.reason)}")
@@ -269,7 +269,7 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
         metrics = sorted({name for point in points for name in point.metrics})
         before: dict[str, Callable[[PointRecord], str]] = {
             "tokens": lambda point: f"{point.tokens}",
-            "train_loss": lambda point: f"{point.train_loss:.4f}",
+            "train_loss": lambda point: measured(point.train_loss),
         }
         after: dict[str, Callable[[PointRecord], str]] = {
             "learning_rate": lambda point: short(point.learning_rate),
@@ -282,7 +282,7 @@ def show_trial(view: StudyView, trial: TrialRecord, groups: list[dict[str, Any]]
                 str(point.rung),
                 str(point.iteration),
                 *(cell(point) for cell in before.values()),
-                *(f"{point.metrics[metric]:.4f}" if metric in point.metrics else "-" for metric in metrics),
+                *(measured(point.metrics[metric]) if metric in point.metrics else "-" for metric in metrics),
                 *(cell(point) for cell in after.values()),
             ]
             for point in points

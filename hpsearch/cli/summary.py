@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpsearch.text import measured
+
 if TYPE_CHECKING:
     from hpsearch.report.importance import Importance
     from hpsearch.results.view import StudyView
@@ -29,12 +31,11 @@ def print_summary(
     place: str = "",
 ) -> None:
     """The summary of a study with a best trial, on standard output. place: options by which another command finds it."""
-    pass
-
     best, baseline = view.best, view.baseline
     assert best is not None
-    against = f" (trial 0, the baseline: {baseline.value:.4f})" if baseline and baseline.value is not None else ""
-    print(f"best: trial {best.number}, {view.objective} {best.value:.4f}{against}")
+    assert best.value is not None
+    against = f" (trial 0, the baseline: {measured(baseline.value)})" if baseline and baseline.value is not None else ""
+    print(f"best: trial {best.number}, {view.objective} {measured(best.value)}{against}")
     for line in config_lines(view, searched, _columns()):
         print(line)
     if importance:

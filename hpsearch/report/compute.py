@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hpsearch.report import style
-from hpsearch.report.plotting import empty, measure, new_figure, safe, y_range
+from hpsearch.report.plotting import compact, empty, measure, new_figure, safe, y_range
 from hpsearch.results.formatting import short
 from hpsearch.results.view import StudyView, succeeded
 from hpsearch.storage.records import AttemptRecord, TrialState
@@ -46,7 +46,7 @@ def quality(view: StudyView) -> go.Figure:
     figure.add_trace(
         go.Scatter(
             x=np.array([*xs, spent], np.float64),
-            y=np.array([*ys, best], np.float32),
+            y=compact([*ys, best]),
             mode="lines",
             line={"color": style.BEST, "width": 2, "shape": "hv"},
             name="best so far",
@@ -57,7 +57,7 @@ def quality(view: StudyView) -> go.Figure:
     figure.add_trace(
         go.Scatter(
             x=np.array(xs, np.float64),
-            y=np.array(ys, np.float32),
+            y=compact(ys),
             customdata=np.array(numbers, np.int32),
             mode="markers",
             marker={"color": style.BEST, "size": 8},
@@ -81,8 +81,8 @@ def quality(view: StudyView) -> go.Figure:
 def _bought(view: StudyView, xs: list[float], ys: list[float], spent: float) -> str:
     if len(ys) == 1 or not spent:
         return "The first value was never improved on" if len(view.ranked) > 1 else "One trial is complete"
-    goal = ys[0] - 0.9 * (ys[0] - ys[-1])
-    reached = next(x for x, y in zip(xs, ys, strict=True) if y <= goal)
+    goal = 0.1 * ys[0] + 0.9 * ys[-1]
+    reached = next((x for x, y in zip(xs, ys, strict=True) if y <= goal), xs[-1])
     return f"{short(round(100 * reached / spent))} % of the compute bought nine tenths of the improvement"
 
 
@@ -137,8 +137,8 @@ def _add_bars(
     lengths = [(attempts[each].ended_at or now) - attempts[each].started_at for each in members]
     figure.add_trace(
         go.Bar(
-            base=np.array([starts[each] / scale for each in members], np.float32),
-            x=np.array([length / scale for length in lengths], np.float32),
+            base=compact(starts[each] / scale for each in members),
+            x=compact(length / scale for length in lengths),
             y=[names[each] for each in members],
             orientation="h",
             marker={"color": colour, "line": {"color": "rgba(128,128,128,0.6)", "width": 0.5 if len(attempts) <= 300 else 0}},

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hpsearch.report import style
-from hpsearch.report.plotting import empty, hover, measure, new_figure, y_range
+from hpsearch.report.plotting import compact, empty, hover, measure, new_figure, y_range
 from hpsearch.results.formatting import finite, short
 from hpsearch.results.verdict import Confirmed, Verdict
 from hpsearch.results.view import StudyView, undominated
@@ -40,7 +40,7 @@ def trade_off(view: StudyView, chosen: TrialRecord | None = None) -> go.Figure:
     figure.add_trace(
         go.Scatter(
             x=np.array([points[trial.number] for trial in ordered], np.float64),
-            y=np.array([trial.value for trial in ordered], np.float32),
+            y=compact(trial.value for trial in ordered),
             mode="lines",
             line={"color": style.BLUE, "width": 1.5, "shape": "hv"},
             showlegend=False,
@@ -143,7 +143,7 @@ def _markers(
 ) -> go.Scatter:
     return go.Scatter(
         x=np.array([points[trial.number] for trial in trials], np.float64),
-        y=np.array([trial.value for trial in trials], np.float32),
+        y=compact(trial.value for trial in trials),
         text=[hover(view, trial) for trial in trials],
         mode="markers",
         marker=marker,

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from hpsearch.report import style
 from hpsearch.report.importance import MIN_TRIALS
-from hpsearch.report.plotting import TICKS, Choices, by_state, ceiling_of, empty, new_figure
+from hpsearch.report.plotting import TICKS, Choices, by_state, ceiling_of, compact, empty, new_figure
 from hpsearch.results.formatting import short
 from hpsearch.results.view import Scale, StudyView
 
@@ -63,12 +63,18 @@ def marginal_effects(view: StudyView, searched: Mapping[str, Scale]) -> dict[str
     scales = {name: scale for name, scale in searched.items() if len({str(each.params.get(name)) for each in trials}) > 1}
     ceiling = ceiling_of([trial.value or 0.0 for trial in trials])
     values = np.array([min(trial.value or 0.0, ceiling) for trial in trials])
+    # scikit-learn's trees keep inputs in four bytes, take those within 1e-7 for the same, and square the values.
+    unit = _size(values)
+    values = values / unit
+    sizes: dict[str, float] = {}
     columns: dict[str, Floats] = {}
     choices: dict[str, Choices | None] = {}
     for name, scale in scales.items():
         given = [each.params.get(name) for each in trials]
         choices[name] = None if scale.choices is None else Choices(scale, [each for each in given if each is not None])
-        columns[name] = np.array([_number(each, scale, choices[name]) for each in given])
+        column = np.array([_number(each, scale, choices[name]) for each in given])
+        sizes[name] = _size(column)
+        columns[name] = column / sizes[name]
     # A conditional parameter tells by its absence what the one above it is, and would take that one's effect: it is left to a
     # forest of its own, of the trials that have it.
     common = [name for name in scales if not np.isnan(columns[name]).any()]
@@ -81,7 +87,7 @@ def marginal_effects(view: StudyView, searched: Mapping[str, Scale]) -> dict[str
         names = common if name in common else [*common, name]
         table = np.stack([columns[each][having] for each in names], axis=1)
         forest = shared if name in common else _forest(table, values[having])
-        effects[name] = _effect(forest, table, names.index(name), scale, choices[name])
+        effects[name] = _effect(forest, table, names.index(name), scale, choices[name], sizes[name], unit)
     return effects
 
 
@@ -92,8 +98,17 @@ def _forest(table: Floats, values: Floats) -> Any:
     return RandomForestRegressor(TREES, min_samples_leaf=2, max_samples=drawn, random_state=0).fit(table, values)
 
 
-def _effect(forest: Any, table: Floats, column: int, scale: Scale, choices: Choices | None) -> Effect:
-    """The effect of one column of `table`, (trials, parameters); of many choices, of the TICKS that most trials have."""
+def _size(numbers: Floats) -> float:
+    """A power of two, by which numbers are divided without loss, about as large as the largest of them."""
+    largest = float(np.nanmax(np.abs(numbers)))
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0
+
+
+def _effect(forest: Any, table: Floats, column: int, scale: Scale, choices: Choices | None, size: float, unit: float) -> Effect:
+    """The effect of one column of `table`, (trials, parameters); of many choices, of the TICKS that most trials have.
+
+    size, unit: what the column and the values were divided by.
+    """
     found, counts = np.unique(table[:, column], return_counts=True)
     if choices is not None:
         found = np.sort(found[np.argsort(-counts, kind="stable")[:TICKS]])
@@ -104,8 +119,9 @@ def _effect(forest: Any, table: Floats, column: int, scale: Scale, choices: Choi
     flat = asked.reshape(-1, table.shape[1]).astype(np.float32)
     trees = np.stack([tree.predict(flat, check_input=False) for tree in forest.estimators_])
     along = trees.reshape(len(trees), len(grid), len(rows)).mean(axis=2)
-    low, high = np.quantile(along, [0.1, 0.9], axis=0)
     mean = along.mean(axis=0)
+    low, high = np.quantile(along, [0.1, 0.9], axis=0)
+    mean, low, high, grid = mean * unit, low * unit, high * unit, grid * size
     places = [choices.all[int(place)] for place in grid] if choices is not None else _places(grid, scale)
     return Effect(places, mean.tolist(), np.minimum(low, mean).tolist(), np.maximum(high, mean).tolist())
 
@@ -134,8 +150,8 @@ def add_effect(figure: go.Figure, effect: Effect, places: Sequence[float], *, ap
     ]
     figure.add_trace(
         go.Scatter(
-            x=np.array([x for xs, _ in bands for x in xs + gap], np.float32),
-            y=np.array([y for _, ys in bands for y in ys + gap], np.float32),
+            x=compact(x for xs, _ in bands for x in xs + gap),
+            y=compact(y for _, ys in bands for y in ys + gap),
             mode="lines",
             fill="toself",
             fillcolor=BAND,
@@ -147,8 +163,8 @@ def add_effect(figure: go.Figure, effect: Effect, places: Sequence[float], *, ap
     )
     figure.add_trace(
         go.Scatter(
-            x=np.array([x for run in runs for x in [each[0] for each in run] + gap], np.float32),
-            y=np.array([y for run in runs for y in [each[1] for each in run] + gap], np.float32),
+            x=compact(x for run in runs for x in [each[0] for each in run] + gap),
+            y=compact(y for run in runs for y in [each[1] for each in run] + gap),
             mode="lines",
             line={"color": style.ORANGE, "width": 2.5},
             showlegend=False,
@@ -171,12 +187,13 @@ def rate_against_size(view: StudyView) -> go.Figure:
         return empty(figure, f"all complete trials have the same {same}")
     values = np.array([trial.value for trial in trials], np.float64)
     xs, ys = (np.linspace(each.min(), each.max(), CELLS) for each in (rates, sizes))
-    smooth = _smoothed(rates, sizes, np.minimum(values, ceiling_of(list(values))), xs, ys)
+    unit = _size(values)
+    smooth = _smoothed(rates, sizes, np.minimum(values, ceiling_of(values.tolist())) / unit, xs, ys) * unit
     figure.add_trace(
         go.Contour(
             x=10**xs,
             y=10**ys,
-            z=smooth.astype(np.float32),
+            z=compact(smooth.flat).reshape(smooth.shape),
             colorscale="Viridis",
             reversescale=True,
             ncontours=12,

@@ -19,11 +19,13 @@ from hpsearch.report.plotting import (
     TICKS,
     Choices,
     by_state,
+    compact,
     empty,
     hover,
     jitter,
     measure,
     new_figure,
+    padded,
     with_unit,
     y_range,
 )
@@ -53,7 +55,7 @@ def history(view: StudyView) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=np.array(numbers, np.int32),
-                y=np.array(values, np.float32),
+                y=compact(values),
                 mode="lines",
                 line={"color": style.BEST, "width": 2, "shape": "hv"},
                 name="best so far",
@@ -169,8 +171,8 @@ def _add_curves(
     many = len(trials) > 1
     figure.add_trace(
         go.Scatter(
-            x=np.array(xs, np.float32),
-            y=np.array(ys, np.float32),
+            x=compact(xs),
+            y=compact(ys),
             customdata=np.array(numbers, np.int32),
             mode="lines",
             line={"color": colour, "width": width if len(trials) <= 100 else 0.5 * width},
@@ -182,8 +184,8 @@ def _add_curves(
     )
     figure.add_trace(
         go.Scatter(
-            x=np.array([xs[end] for end in ends], np.float32),
-            y=np.array([ys[end] for end in ends], np.float32),
+            x=compact(xs[end] for end in ends),
+            y=compact(ys[end] for end in ends),
             text=[hover(view, trial) if words else f"trial {trial.number}" for trial in trials],
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 11 if not many else 5 if len(trials) <= 100 else 3.5},
@@ -205,8 +207,8 @@ def _add_turns(figure: go.Figure, view: StudyView, x: str) -> None:
         points = [at[each.trial_number, each.rung] for each in turns]
         figure.add_trace(
             go.Scatter(
-                x=np.array([100 * point.rung / rungs if x == "budget" else point.flops for point in points], np.float32),
-                y=np.array([point.metrics.get(view.curve_metric, math.nan) for point in points], np.float32),
+                x=compact(100 * point.rung / rungs if x == "budget" else point.flops for point in points),
+                y=compact(point.metrics.get(view.curve_metric, math.nan) for point in points),
                 customdata=np.array([point.trial_number for point in points], np.int32),
                 mode="markers",
                 marker=marker | {"size": 7 if len(turns) <= 100 else 4},
@@ -236,5 +238,4 @@ def _curve_range(view: StudyView, trials: Sequence[TrialRecord]) -> list[float] 
     if not early:
         return None
     top = sorted(early)[int(0.9 * (len(early) - 1)) if len(trials) >= 10 else -1]
-    pad = 0.06 * (top - lowest) or 0.05 * abs(top) or 1.0
-    return [lowest - pad, top + pad]
+    return padded(lowest, top, 0.06)

@@ -23,10 +23,10 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from hpsearch.errors import BadInput
 from hpsearch.files import write_atomically
 from hpsearch.report import style
 from hpsearch.report.gallery import NAMES, SLICE, gallery
+from hpsearch.report.plotting import unwritten
 from hpsearch.results.failures import failures
 from hpsearch.results.formatting import amount, duration, in_few_words, short
 from hpsearch.results.verdict import row_of
@@ -53,7 +53,7 @@ def write_report(
     study: Optuna's side of it, for the importances; without it they are left open. searched: in the order of the space.
     edges: what is to be said of values at the edge of what was searched. earlier: what is to be said of the studies that this
     one started from. chosen: the trial that is taken; by default the best.
-    Raises BadInput when `path` cannot be written.
+    Raises BadInput when `path` cannot be written, and StoppedForNow where that passes: a full disk, one that is gone.
     """
     page = render_report(view, study, searched, edges=edges, earlier=earlier, chosen=chosen)
     try:
@@ -61,7 +61,7 @@ def write_report(
     except BrokenPipeError:
         raise  # The reader has seen enough.
     except OSError as error:
-        raise BadInput(f"{path}: cannot write the report: {error.strerror}") from None
+        raise unwritten(path, "report", error) from None
 
 
 def render_report(

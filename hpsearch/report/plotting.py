@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import html
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from hpsearch.errors import BadInput, HpsearchError, StoppedForNow
+from hpsearch.files import BROKEN, DISK_FULL, trouble
 from hpsearch.report import style
 from hpsearch.results.formatting import brief, short
 from hpsearch.results.view import Scale, StudyView
@@ -16,6 +20,8 @@ from hpsearch.storage.records import TrialRecord, TrialState
 
 TICKS = 24
 """Names along an axis of choices; more cannot be read."""
+LARGEST, SMALLEST = 1e30, 1e-30
+"""Sizes that four bytes of a figure hold with all seven digits; beyond them they overflow, or become 0."""
 _ABOVE = "off the axis"
 _MANY = 300
 _MARKERS: dict[str, dict[str, Any]] = {
@@ -65,8 +71,8 @@ def by_state(view: StudyView, xs: Mapping[int, float], texts: Mapping[int, str] 
         value = "no value, or above the axis" if label == _ABOVE else f"{safe(view.objective)} %{{y:.4f}}"
         traces.append(
             go.Scatter(
-                x=np.array([xs[number] for number in members], np.float32),
-                y=np.array([heights[number] for number in members], np.float32),
+                x=compact(xs[number] for number in members),
+                y=compact(heights[number] for number in members),
                 customdata=np.array(members, np.int32),
                 text=[texts[number] for number in members] if texts else None,
                 mode="markers",
@@ -101,9 +107,13 @@ def limits(view: StudyView) -> tuple[float, float]:
 
 
 def y_range(view: StudyView) -> list[float]:
-    low, high = limits(view)
-    pad = 0.07 * (high - low) or 0.05 * abs(high) or 1.0
-    return [low - pad, high + pad]
+    return padded(*limits(view), 0.07)
+
+
+def padded(low: float, high: float, share: float) -> list[float]:
+    """An axis from `low` to `high` with a `share` of that more at each end, whatever the numbers: at ±1e308 too."""
+    pad = share * high - share * low or 0.05 * abs(high) or 1.0
+    return [max(low - pad, -sys.float_info.max), min(high + pad, sys.float_info.max)]
 
 
 class Choices:
@@ -150,6 +160,22 @@ def measure(view: StudyView, name: str | None = None) -> str:
 
 def with_unit(name: str, unit: str) -> str:
     return f"{name} ({unit})" if unit and unit != name else name
+
+
+def compact(values: Iterable[float | None]) -> np.ndarray[Any, np.dtype[Any]]:
+    """Numbers for a trace, None as NaN: in four bytes each, or in eight where four have no room or blur them."""
+    exact = np.array(list(values), np.float64)
+    told = np.abs(exact[np.isfinite(exact) & (exact != 0)])
+    if told.size and (told.max() > LARGEST or told.min() < SMALLEST):
+        return exact
+    return exact.astype(np.float32)
+
+
+def unwritten(path: Path, what: str, error: OSError) -> HpsearchError:
+    """What to raise where `path`, which is a `what` (`report`), was not written: StoppedForNow where that passes."""
+    if error.errno in DISK_FULL | BROKEN:
+        return StoppedForNow(f"{path}: cannot write the {what}: {trouble(OSError(error.errno, error.strerror))}")
+    return BadInput(f"{path}: cannot write the {what}: {error.strerror}")
 
 
 def safe(text: str) -> str:

@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 from hpsearch.errors import BadInput, install
 from hpsearch.files import write_atomically
 from hpsearch.report import style
+from hpsearch.report.plotting import unwritten
 
 FORMATS = ("png", "svg", "pdf", "json")
 WIDTH_INCH = 9.0
@@ -43,7 +44,10 @@ _RGBA = re.compile(r"rgba\((\d+), ?(\d+), ?(\d+), ?([\d.]+)\)")
 
 
 def write_figures(figures: Mapping[str, go.Figure], folder: Path, format: str) -> list[Path]:
-    """Write each figure to `folder` as NAME.format; the files. Raises BadInput without matplotlib, or where none can be."""
+    """Write each figure to `folder` as NAME.format; the files.
+
+    Raises BadInput without matplotlib or where none can be, and StoppedForNow where that passes.
+    """
     written = []
     require_painter(format)
     for name, figure in figures.items():
@@ -52,7 +56,7 @@ def write_figures(figures: Mapping[str, go.Figure], folder: Path, format: str) -
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, figure.to_json() if format == "json" else paint(figure, format))
         except OSError as error:
-            raise BadInput(f"{path}: cannot write the figure: {error.strerror}") from None
+            raise unwritten(path, "figure", error) from None
         written.append(path)
     return written
 

@@ -10,6 +10,7 @@ from hpsearch.scheduling.learning_curves import LEAST_POINTS, Curve, chance_to_b
 from hpsearch.scheduling.pareto import no_dearer
 from hpsearch.scheduling.protocol import Point, Release, Scheduler, Verdict
 from hpsearch.scheduling.pruners import STARTUP_TRIALS, first_rung
+from hpsearch.text import measured
 
 LEAST_CHANCE = 0.05
 """A trial with less chance than this to beat the best may be stopped by its curve."""
@@ -62,8 +63,8 @@ class CurveStopper:
         self.ended(number)
         mean, sd = predict(points, references=references)
         reason = (
-            f"{100 * chance:.1f} % chance to beat the best ({least:.4f}, trial {best}): "
-            f"{mean:.4f} ± {sd:.4f} expected of {value:.4f} at {place(rung, self._evaluations)}"
+            f"{100 * chance:.1f} % chance to beat the best ({measured(least)}, trial {best}): "
+            f"{measured(mean)} ± {measured(sd)} expected of {measured(value)} at {place(rung, self._evaluations)}"
         )
         return Verdict("prune", reason, "curve")
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hpsearch.scheduling.pareto import in_front, ranked_by_fronts
 from hpsearch.scheduling.protocol import GO_ON, Action, Point, Release, Verdict
 from hpsearch.scheduling.pruners import first_rung
+from hpsearch.text import measured
 
 REDUCTION = 6
 """One in so many of a rung's trials goes on while new ones are to come: one more look at a quarter of the budget is worth more
@@ -150,7 +151,7 @@ class Halving:
             case top:
                 goes = f"the top {top} go on"
         rank = ordinal(ranked.index(number) + 1)
-        return f"{rank} of {len(ranked)} at {place(rung, self._evaluations)}: {self._values[rung][number][0]:.4f}; {goes}"
+        return f"{rank} of {len(ranked)} at {place(rung, self._evaluations)}: {measured(self._values[rung][number][0])}; {goes}"
 
     def _pass(self, number: int, rung: int) -> None:
         self._paused.pop(number, None)

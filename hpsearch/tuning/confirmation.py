@@ -21,6 +21,7 @@ from hpsearch.execution.protocol import Died, Ended, Executor, Failed, OwnRun, S
 from hpsearch.model.counting import step_flops
 from hpsearch.storage.records import ConfirmationRecord, Owner, StudyRecord, TrialRecord
 from hpsearch.storage.store import Store
+from hpsearch.text import measured
 from hpsearch.training.events import Answer, EvalPoint, Event, Outcome, TrainResult, Warned
 from hpsearch.training.kept import remove_all
 from hpsearch.tuning import outcomes
@@ -236,7 +237,7 @@ class Confirmation:
         )
         self.store.add_confirmation(self.study.id, record, token=self.owner.token)
         self._flops, self._seconds = self._flops + record.flops, self._seconds + record.seconds
-        found = f"{self.study.objectives[0]} {value:.4f}" if math.isfinite(value) else f"diverged: {result.reason}"
+        found = f"{self.study.objectives[0]} {measured(value)}" if math.isfinite(value) else f"diverged: {result.reason}"
         self.say(f"{run.name}: {found}")
         remove_all(self.folder / "confirm" / work.folder_name / CHECKPOINTS)
 

@@ -13,6 +13,7 @@ from hpsearch.scheduling.halving import decision_rungs
 from hpsearch.scheduling.protocol import GO_ON, Point, Release, Scheduler, Verdict
 from hpsearch.space.parameters import Fixed
 from hpsearch.storage.records import DecisionRecord, EndReason, PointRecord, TrialRecord
+from hpsearch.text import measured
 from hpsearch.training.events import EvalPoint
 from hpsearch.tuning.study import Study
 from hpsearch.tuning.trial_store import Ledger
@@ -132,5 +133,5 @@ class Judge:
             return ""
         complete = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         there = [trial.intermediate_values[rung] for trial in complete if rung in trial.intermediate_values]
-        against = f", where the median of {len(there)} complete trials is {median(there):.4f}" if there else ""
-        return f"{study.record.pruner} pruner at rung {rung} of {study.record.budget.evaluations}: {value:.4f}{against}"
+        against = f", where the median of {len(there)} complete trials is {measured(median(there))}" if there else ""
+        return f"{study.record.pruner} pruner at rung {rung} of {study.record.budget.evaluations}: {measured(value)}{against}"

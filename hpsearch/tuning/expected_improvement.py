@@ -24,6 +24,7 @@ from hpsearch.sampling.auto import near
 from hpsearch.sampling.gp import Surrogate
 from hpsearch.space.parameters import Searched, Setting, Settings
 from hpsearch.space.space import SearchSpace
+from hpsearch.text import measured
 
 LEAST = 12
 PER_PARAMETER = 4
@@ -81,7 +82,7 @@ def not_worth_it(seen: Sequence[FrozenTrial], space: SearchSpace, limit: MinGain
             return ""
         said = said or (
             f"a better trial is not expected: by {gain:.2g} at most, after {len(told)} trials, where the best is about "
-            f"{best:.4f} (--min-gain {limit})"
+            f"{measured(best)} (--min-gain {limit})"
         )
     return said
 

@@ -7,7 +7,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpsearch.text import LONGEST_MESSAGE, message, printable, storable
+from hpsearch.text import LONGEST_MESSAGE, measured, message, printable, storable
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))
 
@@ -16,6 +16,12 @@ def test_what_steers_a_terminal_is_shown_and_not_done() -> None:
     assert printable("\x1b]0;title\x07red\x1b[31m") == "\\x1b]0;title\\x07red\\x1b[31m"
     assert printable("two\nlines", keep="\n") == "two\nlines"
     assert printable("two\nlines") == "two\\nlines"
+
+
+def test_a_measurement_of_any_size_keeps_its_digits_and_stays_short() -> None:
+    told = {0.0: "0.0000", 1.23456: "1.2346", -7.5: "-7.5000", 0.0012: "0.0012", 123456.0: "123456.0000"}
+    told |= {3.14159e-5: "3.142e-5", -2e-9: "-2e-9", 0.0004567: "0.0004567", -1.7e308: "-1.7e308", float("inf"): "inf"}
+    assert {value: measured(value) for value in told} == told
 
 
 def test_a_byte_that_is_not_utf8_is_written_as_that_byte() -> None:

@@ -14,15 +14,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import optuna
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 from playwright.sync_api import Page as Tab
 from plotly.offline import get_plotlyjs
 
-from hpsearch.errors import BadInput
+from hpsearch.errors import BadInput, StoppedForNow
+from hpsearch.report.effects import marginal_effects
+from hpsearch.report.gallery import gallery
 from hpsearch.report.page import render_report, write_report
 from hpsearch.results.view import Scale, StudyView
+from hpsearch.storage.records import TrialState
 
 MakeView = Callable[..., StudyView]
 MakeOptuna = Callable[[StudyView], optuna.Study]
@@ -207,6 +211,44 @@ def test_a_failed_write_leaves_the_report_of_before(view: StudyView, tmp_path: P
     with pytest.raises(BadInput, match="cannot write the report"):
         write_report(view, None, {}, tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_report_that_finds_the_disk_full_can_be_written_later(
+    view: StudyView, session_optuna: optuna.Study, searched: dict[str, Scale]
+) -> None:
+    with pytest.raises(StoppedForNow, match="/dev/full: cannot write the report: no space left on device; make room"):
+        write_report(view, session_optuna, searched, Path("/dev/full"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_at_the_end_of_the_numbers_are_drawn_as_they_are(
+    view: StudyView, session_optuna: optuna.Study, searched: dict[str, Scale]
+) -> None:
+    size = 1.7e308 / max(abs(trial.values[0]) for trial in view.trials if trial.values)
+    trials = [
+        replace(trial, values=trial.values and ((-1) ** trial.number * size * trial.values[0], *trial.values[1:]))
+        for trial in view.trials
+    ]
+    drawn = gallery(StudyView(view.study, trials, view.points), session_optuna, searched)
+    heights = {y for trace in drawn["history"].data for y in trace.y}
+    assert min(trial.values[0] for trial in trials if trial.values) in heights
+    for figure in drawn.values():
+        assert "Infinity" not in figure.to_json()
+        assert all(np.isfinite(limit) for limit in figure.layout.yaxis.range or ())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e299])
+def test_an_effect_is_told_whatever_the_size_of_the_numbers(view: StudyView, size: float) -> None:
+    complete = [trial for trial in view.trials if trial.state is TrialState.COMPLETE]
+    trials = [
+        replace(trial, params={"x": size * at}, values=(size * (at % 7),)) for at, trial in enumerate(complete[:20], start=1)
+    ]
+    found = marginal_effects(StudyView(view.study, trials, []), {"x": Scale(log=False, choices=None)})["x"]
+    assert found.places[0] == size
+    assert found.places[-1] == 20 * size
+    assert 2 * size < max(found.mean) - min(found.mean) < 6 * size
 
 
 @pytest.fixture(scope="module")
