@@ -40,7 +40,6 @@ from search_synthetic import Near, read
 
 from hpsearch.cli.options import cache_dir
 from hpsearch.config import DataConfig, TrialConfig
-from hpsearch.data.corpus import Corpus
 from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.execution.protocol import Executor
 from hpsearch.model.counting import step_flops
@@ -56,7 +55,8 @@ from hpsearch.tuning.confirmation import Confirmation, confirmable, fresh_seeds,
 from hpsearch.tuning.coordinator import Coordinator
 from hpsearch.tuning.request import Request, check
 from hpsearch.tuning.stopping import Limits
-from hpsearch.tuning.study import Study, concrete, open_study
+from hpsearch.tuning.study import Study, open_study
+from hpsearch.workload.feasibility import Corpora, concrete
 
 HERE = Path(__file__).parent
 SPACE = HERE / "search.yaml"
@@ -136,7 +136,7 @@ class Trials:
         assert space.budget.amount is not None
         self._space, self._cache, self._train = space, job.cache, job.train
         self._budget = BudgetRecord("flops", space.budget.amount, space.budget.evaluations, space.budget.amount)
-        self._corpora: dict[int, Corpus] = {}
+        self._corpora: Corpora = {}
 
     def config(self, proposal: Mapping[str, Any]) -> TrialConfig:
         return concrete(self._space, proposal, self._budget, self._cache, self._corpora)

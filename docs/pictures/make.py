@@ -17,9 +17,8 @@ from playwright.sync_api import sync_playwright
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from hpsearch.cli.forecast import announce
 from hpsearch.cli.options import cache_dir
-from hpsearch.console import LiveView
+from hpsearch.console import LiveView, say
 from hpsearch.execution.devices import choose_device, cores
 from hpsearch.execution.local_executor import LocalExecutor
 from hpsearch.report.page import write_report
@@ -31,6 +30,7 @@ from hpsearch.storage.leases import this_process
 from hpsearch.storage.records import TrialRecord
 from hpsearch.tuning.coordinator import Coordinator
 from hpsearch.tuning.request import Request, check
+from hpsearch.tuning.session import announce
 from hpsearch.tuning.study import open_study
 
 HERE = Path(__file__).parent
@@ -83,7 +83,7 @@ def search(folder: Path) -> tuple[str, Path]:
     checked = check(request)
     study = open_study(request, checked, owner)
     with closing(LocalExecutor(cores(), 1)) as slots:
-        announce(study, checked, cores(), slots, owner.token)
+        announce(study, checked, TRIALS, cores(), slots, owner.token, say)
         with Kept(cores()) as view:
             Coordinator(study, slots, view, owner).run()
     seen = StudyView.load(study.store, study.store.study(study.record.name))

@@ -125,7 +125,7 @@ def test_an_idle_slot_that_is_killed_is_replaced_without_a_word(executor: Opens,
     [
         (1, "error", "ValueError: a bug"),
         (2, "bad-input", "the text changed"),
-        (3, "disk-full", "no space left on device; make room, then run the same command again"),
+        (3, "disk-full", "{folder}: no space left on device; make room, then run the same command again"),
         (4, "out-of-memory", "MemoryError: too much"),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_run_that_raises_says_why_and_leaves_a_slot_for_the_next_one(
         slot = opened.idle()[0]
         opened.submit(slot, task(tmp_path, seed=seed))
         failed = until(opened, Failed).body
-        assert (failed.kind, failed.message) == (kind, message)
+        assert (failed.kind, failed.message) == (kind, message.replace("{folder}", str(tmp_path)))
         assert ("Traceback" in failed.traceback) == (kind != "bad-input")
         if kind == "out-of-memory":
             # A process that ran out of it may hold it in pieces: the next trial gets a clean one.

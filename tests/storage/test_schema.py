@@ -38,7 +38,7 @@ Start = Callable[..., subprocess.Popen[str]]
 EVERYTHING_AT_ONCE = """
 import os, sys, traceback
 import alembic.command, optuna
-from hpsearch.storage.engine import optuna_storage
+from hpsearch.storage.optuna_storage import optuna_storage
 from hpsearch.storage.records import BudgetRecord, StudyRecord
 from hpsearch.storage.store import Store
 optuna.logging.set_verbosity(optuna.logging.ERROR)
