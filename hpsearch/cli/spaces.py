@@ -33,6 +33,7 @@ def check_space(
     from dataclasses import asdict
 
     from hpsearch.errors import SpaceError, SpaceMistakes
+    from hpsearch.objectives import NEGATED
     from hpsearch.results.formatting import short, told_range, word
     from hpsearch.space.bundled import find_space
     from hpsearch.space.load import load_space
@@ -67,7 +68,11 @@ def check_space(
             }
         )
         return
-    print(f"{path}: a sound space: '{space.name}', minimising {', '.join(space.objectives)}")
+    goals = [
+        f"maximizing {name.removeprefix(NEGATED)}" if space.own and name.startswith(NEGATED) else f"minimizing {name}"
+        for name in space.objectives
+    ]
+    print(f"{path}: a valid space: '{space.name}', {', '.join(goals)}")
     print(f"budget: {space.budget.kind} {short(space.budget.amount)} a trial, {space.budget.evaluations} evaluations\n")
     rows = []
     for parameter in space.searched:

@@ -147,10 +147,10 @@ class Journal:
         return TrainResult(outcome, step, reason=self.diverged, metrics=dict(self._values))
 
     def _evaluated(self, step: int, said: Evaluation) -> Generator[Event, Answer, Answer]:
+        metrics = yield from self._metrics(said)
         if step > self._own.steps:
             yield from self._warn(f"it goes beyond its budget of {self._own.steps} steps; what it measures there is left out")
             return (yield Progress(step, 0.0, 0.0, 0.0))
-        metrics = yield from self._metrics(said)
         measured = [name for name in self._task.objectives if name in metrics]
         if measured and step < self._at:
             yield from self._warn("it reports steps that are over; what it measures there is left out")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from hpsearch.errors import BadInput, did_you_mean
+from hpsearch.errors import BadInput, did_you_mean, install
 from hpsearch.results.tables import Columns
 from hpsearch.storage.records import StudyRecord, TrialRecord, TrialState
 from hpsearch.training.events import EvalPoint, Progress
@@ -246,9 +246,7 @@ def require_trackers(names: Sequence[str]) -> None:
         try:
             library: Any = importlib.import_module(TRACKERS[name][0])
         except ImportError as error:
-            raise BadInput(
-                f"--tracker {name} needs the library {TRACKERS[name][0]} ({error}): pip install 'hpsearch[{name}]'"
-            ) from None
+            raise BadInput(f"--tracker {name}: the library {TRACKERS[name][0]} is missing ({error}); {install(name)}") from None
         # Here, as it would ask for one in the middle of the live view.
         if name == "wandb" and WandB.mode() in ("online", "shared") and not library.login(prompt=False):
             raise BadInput(

@@ -176,6 +176,9 @@ def parse_budget(word: str) -> dict[str, float]:
         except ValueError:
             value = math.nan
         if not equals or not math.isfinite(value) or value <= 0:
-            raise BadInput(f"--budget {word}: write it as device_seconds=15 (or flops, tokens, max_iters, num_epochs)")
+            raise BadInput(
+                f"--budget {word}: write it as device_seconds=15 (or flops, tokens, max_iters, "
+                "num_epochs; steps of a custom trainer)"
+            )
         found[name.strip()] = value
     return found

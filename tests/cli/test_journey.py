@@ -211,6 +211,7 @@ def test_space_verbs_describe_what_ships(cli: Cli) -> None:
     listed = {space["name"] for space in cli.json("space", "list")}
     assert {"lm", "quick", "modern", "encoder", "encoder_decoder"} <= listed
     shown = cli.ok("space", "check", "lm")
+    assert "a valid space: 'lm', minimizing val_bpb" in shown
     assert re.search(r"learning_rate +1e-7 to 0.001 \(log\) +0.0003", shown)
     schema = json.loads(cli.ok("space", "schema"))
     assert "learning_rate" in json.dumps(schema)

@@ -328,7 +328,7 @@ def test_a_hugging_face_name_without_the_extra_names_the_command_that_installs_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # as where it is not installed
-    with pytest.raises(DataError, match=r"^hf:roneneldan/TinyStories: .*pip install 'hpsearch\[hf\]'$"):
+    with pytest.raises(DataError, match=r"^hf:roneneldan/TinyStories: .*pip install -c constraints.txt '\.\[hf\]'$"):
         find_text("hf:roneneldan/TinyStories", tmp_path)
 
 

@@ -148,7 +148,7 @@ def test_a_cluster_that_is_not_there_is_told_in_seconds() -> None:
 
 def test_a_missing_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BadInput, match=r"pip install 'hpsearch\[ray\]'"):
+    with pytest.raises(BadInput, match=r"pip install -c constraints.txt '\.\[ray\]'"):
         RayExecutor(1, 1)
 
 

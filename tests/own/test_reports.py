@@ -107,6 +107,13 @@ def test_a_report_that_ends_its_line_is_heard(tmp_path: Path, line: str) -> None
     assert ended(heard(tmp_path, line)[1]) == {"value": 1.0}
 
 
+def test_a_report_beyond_the_budget_is_heard_and_said_to_be_left_out(tmp_path: Path) -> None:
+    said, result = heard(tmp_path, '{"step": 300, "loss": 1}', objectives=("loss",))
+    assert warnings(said) == ["it goes beyond its budget of 8 steps; what it measures there is left out"]
+    assert isinstance(result, Failed)
+    assert "no line of its standard output is a report" not in result.message
+
+
 @pytest.mark.parametrize(
     "line",
     [

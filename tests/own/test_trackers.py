@@ -213,7 +213,9 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
     tune: Tune, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # As Python itself marks what must not be imported.
-    with pytest.raises(BadInput, match=rf"--tracker {name} needs the library {name} .*pip install 'hpsearch\[{name}\]'"):
+    with pytest.raises(
+        BadInput, match=rf"--tracker {name}: the library {name} is missing .*pip install -c constraints.txt '\.\[{name}\]'"
+    ):
         tune(own_trainers.curve, trackers=[name])
     assert list(tmp_path.iterdir()) == []
 

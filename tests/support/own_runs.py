@@ -12,7 +12,7 @@ from typing import Any
 
 from hpsearch.execution.protocol import Ended, Failed, FunctionTrainer, OwnRun, ProgramTrainer, Reply, TrialTask
 from hpsearch.execution.slot_process import _run
-from hpsearch.trainers import reporter as own
+from hpsearch.trainers.function import train
 from hpsearch.training.events import Answer, EvalPoint, Event
 
 Trainer = FunctionTrainer | ProgramTrainer
@@ -43,7 +43,7 @@ def run(
     listener = threading.Thread(target=_listen, args=(ours, said))
     listener.start()
     try:
-        ended = _run(theirs, own.train, task_of(trainer, folder, objectives=objectives, **more))
+        ended = _run(theirs, train, task_of(trainer, folder, objectives=objectives, **more))
     finally:
         theirs.close()
         listener.join()
