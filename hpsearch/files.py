@@ -86,13 +86,11 @@ def trouble(error: OSError, *folders: Path) -> str:
 
     Such a trouble passes: the disk has room again, the folder is back. Without folders any file that is not there is one.
     """
-    named = isinstance(error.filename, str | bytes)
-    where = os.fsdecode(error.filename) if named else str(folders[0]) if folders else ""
-    what = f"{where}: " if where else ""
+    what = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
     why = (error.strerror or "cannot be written").lower()
     if error.errno in DISK_FULL:
         return f"{what}{why}; make room, then run the same command again"
-    if error.errno in BROKEN or (error.errno in ABSENT and named and (not folders or any(map(unusable, folders)))):
+    if error.errno in BROKEN or (error.errno in ABSENT and what and (not folders or any(map(unusable, folders)))):
         return f"{what}{why}; bring it back as it was, then run the same command again"
     return ""
 

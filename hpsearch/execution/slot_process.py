@@ -221,7 +221,7 @@ def _failure(error: BaseException, folder: Path | None) -> Failed:
     if isinstance(error, NoRoom) or _could_not_start(error):
         return Failed("out-of-threads", told, trace)
     if isinstance(error, OSError) and folder is not None and (why := trouble(error, folder)):
-        return Failed("disk-full", why, trace)
+        return Failed("disk-full", why if error.filename else f"{folder}: {why}", trace)
     missing = shortfall(error)
     if missing is None:
         if folder is not None and (why := unusable(folder)):  # Whatever else it says: it cannot have gone well.
