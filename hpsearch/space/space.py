@@ -13,8 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpsearch.config import DataConfig
-from hpsearch.space import serialize as canonical
-from hpsearch.space import yaml_nodes as source
+from hpsearch.space import serialize, yaml_nodes
 from hpsearch.space.baseline import baseline
 from hpsearch.space.expressions import Expression, ExpressionError, UnknownValue, Value
 from hpsearch.space.names import Names
@@ -51,7 +50,7 @@ class Bound:
 @dataclass(frozen=True)
 class Rule:
     expression: Expression
-    place: source.Place = field(compare=False, repr=False)
+    place: yaml_nodes.Place = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class SearchSpace:
     """By canonical name, in the order of the file."""
     rules: tuple[Rule, ...]
     constraints: dict[str, Bound]
-    document: source.Mapping = field(compare=False, repr=False)
+    document: yaml_nodes.Mapping = field(compare=False, repr=False)
     """What it was read from."""
     names: Names = field(compare=False, repr=False)
 
@@ -159,15 +158,15 @@ class SearchSpace:
 
     def content(self) -> dict[str, Any]:
         """The whole space as plain data, every default written out."""
-        return canonical.content(self)
+        return serialize.content(self)
 
     def to_yaml(self) -> str:
         """The canonical form; reading it gives an equal space."""
-        return canonical.to_yaml(self.content())
+        return serialize.to_yaml(self.content())
 
     def differences(self, other: SearchSpace) -> list[str]:
         """What `other` says otherwise, one sentence each: `learning_rate: high 0.001 → 0.01`."""
-        return canonical.differences(self.content(), other.content())
+        return serialize.differences(self.content(), other.content())
 
     # How values depend on each other
 

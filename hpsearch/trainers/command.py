@@ -5,7 +5,7 @@
 The objective stands under its own name, or else as `value`; other numbers are kept as metrics. A `checkpoint` says that the
 run can go on from that file or folder; it needs `{resume}` in the command to be told. A report ends its line: colour codes, and
 what stands before it, such as a progress bar or a logger's prefix, do not matter. All that is printed goes to `output.log` in
-the trial's folder. The program runs in a process group of its own and never outlives its slot (`leash`).
+the trial's folder. The program runs in a process group of its own and never outlives its slot (`supervisor`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hpsearch.execution.protocol import SHORT, Killed, NoRoom, ProgramTrainer, T
 from hpsearch.files import write_atomically
 from hpsearch.objectives import NEGATED
 from hpsearch.text import message
-from hpsearch.trainers import supervisor as leash
+from hpsearch.trainers import supervisor
 from hpsearch.trainers.reporter import Journal
 from hpsearch.trainers.user import Evaluation, Run, Said, run_of
 from hpsearch.training import heartbeat
@@ -215,7 +215,7 @@ def _text(value: Any) -> str:
 
 
 class _Child:
-    """A running program, by way of its leash."""
+    """A running program, by way of its supervisor."""
 
     def __init__(self, words: list[str], task: TrialTask) -> None:
         self.told = False
@@ -228,12 +228,12 @@ class _Child:
         self._kill_at: float | None = None
 
     def __enter__(self) -> _Child:
-        leash.adopt_orphans()  # Where the leash is killed, this process is what is left to end what it held.
-        self._others = frozenset(leash.children())
+        supervisor.adopt_orphans()  # Where the leash is killed, this process is what is left to end what it held.
+        self._others = frozenset(supervisor.children())
         self._control, control = socket.socketpair()
         with control:
             self._leash = subprocess.Popen(
-                [sys.executable, "-I", "-S", leash.__file__, str(control.fileno()), *self._words],
+                [sys.executable, "-I", "-S", supervisor.__file__, str(control.fileno()), *self._words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -248,7 +248,7 @@ class _Child:
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)  # Whatever still runs is killed.
         self._leash.wait()
-        leash.kill_children(self._others)
+        supervisor.kill_children(self._others)
         self._control.close()
         self._log.close()
         for pipe in (self._leash.stdout, self._leash.stderr):
@@ -275,7 +275,7 @@ class _Child:
                     self._kill_at = None
                     self._order(b"K")
                 if self._leash.poll() is not None:
-                    leash.kill_children(self._others)  # It was killed, or they would be gone: they hold the pipes open.
+                    supervisor.kill_children(self._others)  # It was killed, or they would be gone: they hold the pipes open.
                 found = ready.select(LOOK_S)
                 if not found:
                     yield None

@@ -17,7 +17,7 @@ from waiting import wait_for
 
 import hpsearch
 from hpsearch.errors import BadInput, NoTrialSucceeded
-from hpsearch.trainers import supervisor as leash
+from hpsearch.trainers import supervisor
 from hpsearch.trainers.command import fill, placeholders
 
 Tune = Callable[..., hpsearch.Study]
@@ -149,7 +149,7 @@ def leashed(tmp_path: Path, act: str) -> tuple[subprocess.Popen[str], socket.soc
     ours, theirs = socket.socketpair()
     words = [*PROGRAM.split(), "--lr", "1", "--folder", str(tmp_path), "--act", act, "--pause", "1000"]
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", leash.__file__, str(theirs.fileno()), *words],
+        [sys.executable, "-I", "-S", supervisor.__file__, str(theirs.fileno()), *words],
         stdout=subprocess.PIPE,
         text=True,
         pass_fds=[theirs.fileno()],
@@ -199,7 +199,7 @@ def test_a_program_that_is_deaf_to_sigterm_is_killed(tmp_path: Path) -> None:
 
 def test_a_program_that_is_not_there_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-S", leash.__file__, "0", str(tmp_path / "nothing")],
+        [sys.executable, "-I", "-S", supervisor.__file__, "0", str(tmp_path / "nothing")],
         capture_output=True,
         text=True,
         check=False,
